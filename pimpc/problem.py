@@ -1,0 +1,147 @@
+"""The linear time-varying MPC problem that every method of this package solves.
+
+    min  Σ_{k=0}^{N-1} ½‖x_{k+1} − x_ref,k‖²_{Q_k} + ½‖u_k − u_ref,k‖²_{R_k} + ½‖u_k − u_{k−1}‖²_{S_k}
+    s.t. x_{k+1} = A_k x_k + B_k u_k + e_k,   G_k u_k ≤ h_k,
+         u_min,k ≤ u_k ≤ u_max,k,             x_min,k ≤ x_{k+1} ≤ x_max,k
+
+Symbols: N stages, nx states, nu inputs, m rows of input constraints a stage; u_{−1} is `u_prev`.
+Row k of every state array belongs to x_{k+1}: x_0 is given, so it is neither weighed nor bounded.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LTVProblem:
+    """One linear time-varying MPC problem; a pytree, so that `jax.vmap` makes a batch of it.
+
+    Weights are given as diagonals or as full symmetric positive semidefinite matrices. Bounds may be infinite;
+    an input with equal bounds is fixed (a swing foot is `u_min = u_max = 0`). Units are the caller's.
+
+    Attributes:
+        A: State matrices A_k.
+        B: Input matrices B_k.
+        e: Affine terms e_k (gravity, disturbances).
+        x0: Measured state x_0.
+        u_prev: Input u_{−1} applied before this problem, from which the first rate is counted.
+        x_ref: State references of x_1 … x_N.
+        u_ref: Input references of u_0 … u_{N−1}.
+        Q: State weights of x_1 … x_N (a terminal weight is the last one).
+        R: Input weights.
+        S: Weights of the input rates u_k − u_{k−1}.
+        G: Rows of the input constraints G_k u_k ≤ h_k (friction and wrench cones); together with `h`.
+        h: Right-hand sides of the input constraints; +inf switches a row off.
+        u_min: Lower input bounds.
+        u_max: Upper input bounds.
+        x_min: Lower state bounds of x_1 … x_N.
+        x_max: Upper state bounds of x_1 … x_N.
+        horizon: Number of stages that count, at most N; later stages are inert: their data are not read, their
+            inputs are zero and their states hold. One compiled program so serves every horizon up to N.
+    """
+
+    A: Float[Array, "*batch N nx nx"]
+    B: Float[Array, "*batch N nx nu"]
+    e: Float[Array, "*batch N nx"]
+    x0: Float[Array, "*batch nx"]
+    u_prev: Float[Array, "*batch nu"]
+    x_ref: Float[Array, "*batch N nx"]
+    u_ref: Float[Array, "*batch N nu"]
+    Q: Float[Array, "*batch N nx"] | Float[Array, "*batch N nx nx"]
+    R: Float[Array, "*batch N nu"] | Float[Array, "*batch N nu nu"]
+    S: Float[Array, "*batch N nu"] | Float[Array, "*batch N nu nu"]
+    G: Float[Array, "*batch N m nu"] | None = None
+    h: Float[Array, "*batch N m"] | None = None
+    u_min: Float[Array, "*batch N nu"] | None = None
+    u_max: Float[Array, "*batch N nu"] | None = None
+    x_min: Float[Array, "*batch N nx"] | None = None
+    x_max: Float[Array, "*batch N nx"] | None = None
+    horizon: Int[Array, "*batch"] | None = None
+
+
+def mask_horizon(problem: LTVProblem) -> LTVProblem:
+    """Replaces the data of the stages from `horizon` on by inert ones, whatever they hold (NaN included).
+
+    An inert stage holds the state (A = I, B = 0, e = 0), has no state cost, no rate cost and no constraint, and its
+    input costs ½‖u‖², so that the optimum is zero and the problem stays strictly convex.
+
+    Args:
+        problem: One problem (not a batch).
+
+    Returns:
+        The same problem without a `horizon`.
+    """
+    if problem.horizon is None:
+        return problem
+    N, nx = problem.e.shape
+    active = jnp.arange(N) < problem.horizon
+    neutral = {
+        "A": jnp.eye(nx, dtype=problem.A.dtype),
+        "R": jnp.eye(problem.R.shape[-1], dtype=problem.R.dtype) if problem.R.ndim == 3 else 1.0,
+        "h": jnp.inf,
+        "u_min": -jnp.inf,
+        "u_max": jnp.inf,
+        "x_min": -jnp.inf,
+        "x_max": jnp.inf,
+    }
+
+    def mask(name: str) -> Array | None:
+        value = getattr(problem, name)
+        if value is None:
+            return None
+        keep = active.reshape((N,) + (1,) * (value.ndim - 1))
+        return jnp.where(keep, value, jnp.asarray(neutral.get(name, 0.0), value.dtype))
+
+    staged = [f.name for f in dataclasses.fields(problem) if f.name not in ("x0", "u_prev", "horizon")]
+    return dataclasses.replace(problem, **{name: mask(name) for name in staged}, horizon=None)
+
+
+def weigh(W: Float[Array, "N n"] | Float[Array, "N n n"], v: Float[Array, "N n"]) -> Float[Array, "N n"]:
+    """Multiplies the rows of `v` by stage weights, given as diagonals or as matrices."""
+    return W * v if W.ndim == 2 else jnp.einsum("kij,kj->ki", W, v, precision=jax.lax.Precision.HIGHEST)
+
+
+def roll_out(problem: LTVProblem, u: Float[Array, "N nu"]) -> Float[Array, "N+1 nx"]:
+    """Applies inputs from x_0.
+
+    Args:
+        problem: One problem without a `horizon` (see `mask_horizon`).
+        u: Inputs u_0 … u_{N−1}.
+
+    Returns:
+        States x_0 … x_N.
+    """
+    drive = jnp.einsum("kij,kj->ki", problem.B, u, precision=jax.lax.Precision.HIGHEST) + problem.e
+
+    def step(x: Array, stage: tuple[Array, Array]) -> tuple[Array, Array]:
+        A, d = stage
+        x_next = jnp.matmul(A, x, precision=jax.lax.Precision.HIGHEST) + d
+        return x_next, x_next
+
+    _, x = jax.lax.scan(step, problem.x0, (problem.A, drive))
+    return jnp.concatenate([problem.x0[None], x])
+
+
+def input_rates(problem: LTVProblem, u: Float[Array, "N nu"]) -> Float[Array, "N nu"]:
+    """The differences u_k − u_{k−1}, the first against `u_prev`."""
+    return u - jnp.concatenate([problem.u_prev[None], u[:-1]])
+
+
+def cost(problem: LTVProblem, x: Float[Array, "N+1 nx"], u: Float[Array, "N nu"]) -> Float[Array, ""]:
+    """The objective of states and inputs, in the units of the weights.
+
+    Args:
+        problem: One problem without a `horizon` (see `mask_horizon`).
+        x: States x_0 … x_N.
+        u: Inputs u_0 … u_{N−1}.
+
+    Returns:
+        The objective in the module's docstring.
+    """
+    dx, du, rate = x[1:] - problem.x_ref, u - problem.u_ref, input_rates(problem, u)
+    terms = dx * weigh(problem.Q, dx), du * weigh(problem.R, du), rate * weigh(problem.S, rate)
+    return 0.5 * sum(jnp.sum(term) for term in terms)
