@@ -6,8 +6,8 @@ Input u = [f_L, τ_L, f_R, τ_R]: force (N) and moment about the sole origin (N 
 
     ċ = l / m,   l̇ = Σ f_i + m g,   k̇ = Σ (r_i − c) × f_i + τ_i
 
-With the wrenches held over a stage they integrate exactly, once the CoM of the lever arm is replaced by a predicted path
-(see `predicted_path`); this makes the problem a QP. Everything here is for one robot; batches come by `jax.vmap`.
+With the wrenches held over a stage they integrate exactly, once the CoM in the lever arm is replaced by a predicted
+path (see `predicted_path`); this makes the problem a QP. Everything here is for one robot; batches by `jax.vmap`.
 """
 
 from dataclasses import dataclass, field
@@ -42,7 +42,7 @@ class CentroidalConfig:
     mu_yaw: float = 0.1  # m, |τ_z| ≤ mu_yaw f_z with yaw = "decoupled"
     force_max: float = 2.2  # body weights, normal force of one foot
     yaw: cones.Yaw = field(default="decoupled", metadata={"static": True})  # "decoupled" (12 rows a foot), "full" (17)
-    footholds: FootholdConfig = FootholdConfig()
+    footholds: FootholdConfig = field(default_factory=FootholdConfig)
 
 
 def pack_state(state: CentroidalState) -> Float[Array, "9"]:
@@ -91,32 +91,20 @@ def reference(
 ) -> Float[Array, "N 9"]:
     """State references of x_1 … x_N.
 
-    Moving: the CoM follows the command's arc from where it is, at the nominal height, with the momentum of the commanded
-    velocity and yaw rate. Not moving: it rests above the middle of the two soles, where they are or will have landed.
+    Moving: the CoM follows the command's arc from where it is, at the nominal height, with the momentum of the
+    commanded velocity and yaw rate. Not moving: it rests above the middle of the two soles, once both have landed.
     """
     t = config.dt * jnp.arange(1, config.horizon + 1)
+    command = jnp.where(moving, command, 0.0)
     displacement, yaw = command_path(state.yaw, command, t)
     velocity = rotation_2d(yaw) @ command[:2]
     middle = jnp.stack([(model.sole[0] - model.sole[1]) / 2, 0.0, 0.0])
     support = jnp.mean(contacts.p_world_foothold[-1] + contacts.R_world_foothold[-1] @ middle, 0)
     xy = jnp.where(moving, state.p_world_com[:2] + displacement, support[:2])
-    flat = jnp.zeros((config.horizon, 1))
-    return jnp.where(
-        jnp.repeat(jnp.asarray([True, moving, moving]), 3),
-        jnp.concatenate(
-            [
-                xy,
-                flat + state.ground_height + model.com_height,
-                model.mass * velocity,
-                flat,
-                flat,
-                flat,
-                flat + model.inertia_zz * command[2],
-            ],
-            -1,
-        ),
-        0.0,
-    )
+    height = jnp.full((config.horizon, 1), state.ground_height + model.com_height)
+    zero = jnp.zeros((config.horizon, 1))
+    spin = jnp.full((config.horizon, 1), model.inertia_zz * command[2])
+    return jnp.concatenate([xy, height, model.mass * velocity, zero, zero, zero, spin], -1)
 
 
 def predicted_path(
@@ -215,10 +203,8 @@ def build_problem(
 
 
 def _weights(config: CentroidalConfig) -> tuple[Float[Array, "N 9"], Float[Array, "N 12"], Float[Array, "N 12"]]:
-    horizontal, vertical = (
-        jnp.asarray([pair[i] for pair in (config.q_com, config.q_lin, config.q_ang)]) for i in (0, 1)
-    )
-    q = jnp.stack([horizontal, horizontal, vertical], -1).reshape(9)
+    pairs = (config.q_com, config.q_lin, config.q_ang)
+    q = jnp.stack([jnp.asarray(pair[i]) for pair in pairs for i in (0, 0, 1)])
     scale = jnp.ones(config.horizon).at[-1].set(config.terminal)
     wrench = jnp.ones((config.horizon, 2, 3))
     R = jnp.stack([config.r_force * wrench, config.r_moment * wrench], 2).reshape(-1, 12)
@@ -255,8 +241,8 @@ def to_plan(x: Float[Array, "N+1 9"], u: Float[Array, "N 12"], contacts: Contact
 
 
 def reference_plan(problem: LTVProblem, contacts: ContactPlan) -> Plan:
-    """The command's own motion as a plan, without optimization: the fallback of a failed solve and the "no MPC" ablation.
+    """The command's own motion as a plan, without optimization.
 
-    Positions and momenta are the references, forces the weight shared by the feet in stance.
+    It is the fallback of a failed solve and the "no MPC" ablation. Positions and momenta are the references, forces the weight shared by the feet in stance.
     """
     return assemble_plan(jnp.concatenate([problem.x0[None], problem.x_ref]), problem.u_ref, contacts)

@@ -5,8 +5,8 @@ z along the sole's normal, away from the ground. The sole is [−heel, toe] × [
 
 Two descriptions of the yaw moment are offered:
 
-- `"decoupled"`, 12 rows: |τ_z| ≤ μ_yaw f_z, whatever the rest of the wrench. Cheap and customary; with a small μ_yaw it is
-  a subset of the true cone except where friction or the centre of pressure are near their limits.
+- `"decoupled"`, 12 rows: |τ_z| ≤ μ_yaw f_z, whatever the rest of the wrench. Cheap and customary; it is too generous
+  where friction or the centre of pressure are near their limits.
 - `"full"`, 17 rows: the exact projection of Coulomb friction (pyramids) at the four corners, in which the yaw moment
   competes with friction and the centre of pressure; Caron, Pham, Nakamura, "Stability of surface contacts for humanoid
   robots: closed-form formulae of the contact wrench cone for rectangular support areas", ICRA 2015, eq. (16)-(22).
@@ -40,8 +40,8 @@ def wrench_cone(
         yaw: how the yaw moment is limited.
 
     Returns:
-        G and h with m = 12 (`"decoupled"`) or 17 (`"full"`) rows. Rows 0-11 of the former are ±f_x, ±f_y, −f_z, f_z, ±τ_x,
-        ±τ_y, ±τ_z. The zero wrench satisfies all rows.
+        G and h with m = 12 (`"decoupled"`) or 17 (`"full"`) rows. The former limit ±f_x, ±f_y, −f_z, f_z, ±τ_x, ±τ_y,
+        ±τ_z in this order. The zero wrench satisfies all rows.
 
     Raises:
         ValueError: If `yaw` names neither description.

@@ -5,9 +5,9 @@ For a touchdown at time t, with the commanded velocity v (base's yaw frame) and 
     p_foot(t) = p(t) + R(ψ + ω t) (offset + ½ T_stance v) + k Δv
 
 where p(t) is the arc that the command draws from the present CoM, T_stance the stance duration, Δv the velocity error
-in the world and k a multiple of √(h / g), the time constant of the linear inverted pendulum (LIP): with k = √(h / g) the
-foot lands at the capture point of the error, and the path beyond is displaced by k Δv, so the same term shifts every
-later foothold too. M. Raibert, "Legged Robots That Balance", 1986; J. Pratt et al., "Capture point", Humanoids 2006.
+in the world and k a multiple of √(h / g), the time constant of the linear inverted pendulum (LIP): with k = √(h / g)
+the foot lands at the capture point of the error, and the path beyond is displaced by k Δv, so the same term shifts
+every later foothold too. M. Raibert, "Legged Robots That Balance", 1986; J. Pratt et al., "Capture point", Humanoids 2006.
 
 Between touchdowns everything is constant, so the n-th touchdown of a foot needs no recursion over the stages.
 """
@@ -108,8 +108,8 @@ def _spread_offsets(
 ) -> Float[Array, "2 2"]:
     """Nominal foot offsets, widened so that the closing step of a sideways gait keeps the minimum separation.
 
-    Walking sideways the trailing foot closes up by |v_y| times the time between the touchdowns. Widening both feet keeps
-    the CoM over their middle; clipping the trailing foot alone would push the robot on, sideways.
+    Walking sideways the trailing foot closes up by |v_y| times the time between the touchdowns. Widening both feet
+    keeps the CoM over their middle; clipping the trailing foot alone would push the robot on, sideways.
     """
     gap = jnp.abs(jnp.asarray(gait.offsets[0]) - gait.offsets[1])
     closing = jnp.abs(command[1]) * jnp.maximum(gap, 1 - gap) * gait.period
@@ -143,7 +143,7 @@ def plan_contacts(
         horizon: number of stages, static.
 
     Returns:
-        The contacts. A foot stays at its measured place up to its next touchdown, and at its foothold up to the one after.
+        The contacts. A foot stays at its measured place up to its next touchdown, then at that foothold up to the next.
     """
     command = jnp.where(moving, command, 0.0)
     count = gait_clock.touchdown_count(phase, gait, dt, horizon, moving)

@@ -1,11 +1,11 @@
 """The gait clock: which foot carries load, now and over a horizon.
 
-One number per robot, the `phase` in cycles [0, 1), drives both feet. With the offsets o and the duty factor d, foot i is
-in stance iff frac(phase + o_i) < d: it touches down at frac = 0 and lifts off at frac = d. Double support needs d > 0.5,
-flight d < 0.5. Feet are ordered (left, right).
+One number per robot, the `phase` in cycles [0, 1), drives both feet. With the offsets o and the duty factor d, foot i
+is in stance iff frac(phase + o_i) < d: it touches down at frac = 0 and lifts off at frac = d. Double support needs
+d > 0.5, flight d < 0.5. Feet are ordered (left, right).
 
-Stopping never leaves a foot in the air: with `moving` false the clock runs on until the swing foot has landed, then both
-feet stay down and the phase freezes at that last touchdown. In double support this is at once.
+Stopping never leaves a foot in the air: with `moving` false the clock runs on until the swing foot has landed, then
+both feet stay down and the phase freezes at that last touchdown. In double support this is at once.
 """
 
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ def is_moving(command: Float[Array, "... 3"], gait: GaitConfig) -> Bool[Array, "
 def time_to_stand(phase: Float[Array, "..."], gait: GaitConfig) -> Float[Array, "..."]:
     """Seconds until both feet are down if the robot is told to stop at `phase`; 0 in double support.
 
-    Without double support (duty factor up to 0.5) the next touchdown ends the motion: the other foot is put down with it.
+    Without double support (duty factor up to 0.5) the next touchdown ends the motion: both feet are put down then.
     """
     _, fraction = _clock(phase, gait)
     down = jnp.all(fraction < gait.duty_factor, -1) | jnp.any(fraction < 2 * _RESOLUTION, -1)
@@ -69,7 +69,7 @@ def time_to_stand(phase: Float[Array, "..."], gait: GaitConfig) -> Float[Array, 
 def start_phase(gait: GaitConfig, command: Float[Array, "... 3"]) -> Float[Array, "..."]:
     """Phase to start walking at: the other foot has just landed, so the first foot to lift leads the motion.
 
-    The left foot leads when the command points to the left (v_y > 0, or v_y = 0 and omega_z > 0), the right one otherwise.
+    The left foot leads when the command points to the left (v_y > 0, or v_y = 0 and omega_z > 0), else the right one.
     """
     sideways = jnp.where(command[..., 1] != 0, command[..., 1], command[..., 2])
     left, right = gait.offsets
