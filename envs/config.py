@@ -1,0 +1,97 @@
+"""Everything that a velocity-tracking task can be told, with the defaults of arXiv 2606.05687 and its release."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from envs.commands import CommandConfig
+from envs.guidance import GuidanceConfig
+from envs.physics import Backend
+from rewards import Tables
+
+Range = tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseConfig:
+    """Half-widths of the uniform noise on what the actor observes."""
+
+    gyro: float = 0.2  # rad/s
+    gravity: float = 0.05  # -
+    joint_position: float = 0.01  # rad
+    joint_velocity: float = 1.5  # rad/s
+
+
+@dataclasses.dataclass(frozen=True)
+class PushConfig:
+    """Velocity kicks on the base at random times."""
+
+    interval: Range = (3.0, 6.0)  # s between kicks
+    horizontal: float = 0.5  # m/s, half-width
+    vertical: float = 0.2  # m/s
+    roll_pitch: float = 0.4  # rad/s
+    yaw: float = 0.6  # rad/s
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomizationConfig:
+    """How far robots differ from the nominal one; drawn once for each robot, uniformly."""
+
+    friction: Range = (0.3, 1.2)  # sliding friction of the feet
+    mass: Range = (0.8, 1.2)  # factor on each body's mass and inertia, independently
+    base_com: tuple[float, float, float] = (0.025, 0.025, 0.03)  # m, half-widths of the base's CoM offset
+    kp: Range = (0.8, 1.2)  # factor, each joint
+    kd: Range = (0.8, 1.2)  # factor, each joint
+    armature: Range = (0.5, 1.5)  # factor, each joint
+    encoder_bias: float = 0.015  # rad, half-width, each joint
+
+
+NO_RANDOMIZATION = RandomizationConfig(
+    friction=(0.6, 0.6),
+    mass=(1.0, 1.0),
+    base_com=(0.0, 0.0, 0.0),
+    kp=(1.0, 1.0),
+    kd=(1.0, 1.0),
+    armature=(1.0, 1.0),
+    encoder_bias=0.0,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ResetConfig:
+    """Where an episode begins: the default pose at rest, somewhere on the plane."""
+
+    position: float = 0.5  # m, half-width in x and y
+    height: Range = (0.0, 0.02)  # m above standing
+    yaw: float = 3.1416  # rad, half-width
+
+
+@dataclasses.dataclass(frozen=True)
+class VelocityConfig:
+    """The velocity-tracking task."""
+
+    robot: str = "g1"  # a known robot, or module:NAME or path.py:NAME of a Robot of your own
+    backend: Backend = "auto"  # physics: warp on an NVIDIA GPU where installed, else jax
+    physics_dt: float = 0.005  # s
+    decimation: int = 4  # physics steps per control step
+    solver_iterations: int = 3  # of the contact solver, per physics step
+    episode_seconds: float = 20.0  # s
+    tilt_limit: float = 70.0  # degrees: a base that leans more has fallen
+    command: CommandConfig = dataclasses.field(default_factory=CommandConfig)
+    noise: NoiseConfig = dataclasses.field(default_factory=NoiseConfig)
+    push: PushConfig = dataclasses.field(default_factory=PushConfig)
+    randomization: RandomizationConfig = dataclasses.field(default_factory=RandomizationConfig)
+    start: ResetConfig = dataclasses.field(default_factory=ResetConfig)
+    guidance: GuidanceConfig = dataclasses.field(default_factory=GuidanceConfig)
+    rewards: Tables = dataclasses.field(default_factory=Tables)
+
+    def __post_init__(self) -> None:
+        if self.decimation < 1:
+            raise ValueError(f"decimation = {self.decimation}: at least one physics step per control step is needed.")
+        if self.physics_dt <= 0 or self.episode_seconds <= 0:
+            raise ValueError("physics_dt and episode_seconds are durations in seconds and must be positive.")
+
+    @property
+    def dt(self) -> float:
+        """The control period [s]."""
+        return self.physics_dt * self.decimation

@@ -1,0 +1,107 @@
+"""What one robot's episode remembers besides its physics, and how a control step changes it. All single-instance."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from envs.guidance import GuidanceState
+from envs.kinematics import Kinematics
+from envs.physics import Contacts, ModelParams, PhysicsState
+from envs.robots import RobotModel
+from pimpc.gait import GaitConfig, stance
+from rewards import Context, Guidance
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TaskState:
+    """One robot's episode. Feet are ordered (left, right)."""
+
+    key: PRNGKeyArray
+    params: ModelParams  # the randomized robot
+    encoder_bias: Float[Array, " nj"]  # rad
+    steps: Int[Array, ""]  # control steps of this episode
+    command: Float[Array, " 3"]  # v_x, v_y [m/s], ω_z [rad/s], base yaw frame
+    command_wait: Float[Array, ""]  # control steps until the next command
+    push_wait: Float[Array, ""]  # control steps until the next kick
+    phase: Float[Array, ""]  # gait phase [cycles]
+    moving: Bool[Array, ""]  # the command asks for more than a stand
+    last_action: Float[Array, " nj"]
+    angular_momentum: Float[Array, " 3"]  # at the previous step [kg m²/s]
+    contact: Bool[Array, " 2"]
+    peak_height: Float[Array, " 2"]  # of each sole since lift-off [m]
+    guidance: GuidanceState
+
+    def replace(self, **changes: object) -> TaskState:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+def reward_context(
+    robot: RobotModel,
+    gait: GaitConfig,
+    task: TaskState,
+    kin: Kinematics,
+    physics: PhysicsState,
+    contacts: Contacts,
+    action: Float[Array, " nj"],
+    guidance: Guidance,
+    dt: float,
+) -> Context:
+    """Collects what the reward terms look at, after a control step.
+
+    Args:
+        robot: the compiled robot.
+        gait: the phase clock's numbers.
+        task: the episode; `last_action`, `contact`, `angular_momentum` are those before the step, the rest is present.
+        kin: kinematics after the step.
+        physics: joint state after the step.
+        contacts: foot contacts of the step.
+        action: that was applied.
+        guidance: the MPC's landmarks for now.
+        dt: control period [s].
+    """
+    cos, sin = jnp.cos(kin.yaw), jnp.sin(kin.yaw)
+    v = kin.v_world_base
+    walking = jnp.where(task.moving, robot.pose_std_walking, robot.pose_std_standing)
+    R = kin.R_world_base
+    return Context(
+        command=task.command,
+        moving=task.moving,
+        scheduled_stance=stance(task.phase, gait, task.moving),
+        v_base=jnp.stack([cos * v[0] + sin * v[1], -sin * v[0] + cos * v[1], v[2]]),
+        w_base=kin.w_base,
+        w_world=R @ kin.w_base,
+        gravity_base=kin.projected_gravity,
+        q=physics.qpos[robot.qpos_adr],
+        q_default=jnp.asarray(robot.default_joint_pos, v.dtype),
+        q_std=walking,
+        q_lower=jnp.asarray(robot.soft_limits[:, 0], v.dtype),
+        q_upper=jnp.asarray(robot.soft_limits[:, 1], v.dtype),
+        action=action,
+        last_action=task.last_action,
+        mass=task.params.body_mass.sum(),
+        inertia=R @ jnp.asarray(robot.inertia, v.dtype) @ R.T,
+        p_world_com=kin.p_world_com,
+        linear_momentum=kin.linear_momentum,
+        angular_momentum=kin.angular_momentum,
+        angular_momentum_rate=(kin.angular_momentum - task.angular_momentum) / dt,
+        p_world_foot=kin.p_world_foot,
+        v_world_foot=kin.v_world_foot,
+        tilt_foot=jnp.linalg.norm(kin.R_world_foot[:, :2, 2], axis=-1),
+        contact=contacts.in_contact,
+        touchdown=contacts.in_contact & ~task.contact,
+        peak_height=jnp.maximum(task.peak_height, kin.p_world_foot[:, 2]),
+        f_world_foot=contacts.force_world,
+        guidance=guidance,
+    )
+
+
+def has_fallen(robot: RobotModel, kin: Kinematics, tilt_limit: float) -> Bool[Array, ""]:
+    """Whether the base leans more than `tilt_limit` degrees or has sunk below the robot's termination height."""
+    leaning = kin.projected_gravity[2] > -jnp.cos(jnp.deg2rad(tilt_limit))
+    return leaning | (kin.p_world_base[2] < robot.termination_height)
