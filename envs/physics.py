@@ -1,12 +1,17 @@
 """The physics step: B robots, several substeps, one small carried state, on MJX's JAX or Warp backend."""
 
+import importlib.util
 from dataclasses import dataclass
 from typing import Literal
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float
 from mujoco import mjx
 
+from envs.robots import scene
 from envs.robots.robot import RobotModel
 
 Backend = Literal["auto", "jax", "warp"]
@@ -44,17 +49,58 @@ class ModelParams:
 
 def nominal_params(robot: RobotModel) -> ModelParams:
     """The robot's own parameters, one instance (no batch axis)."""
-    raise NotImplementedError
+    model = robot.mj_model
+    return ModelParams(
+        foot_friction=jnp.asarray(robot.robot.foot_friction),
+        body_mass=jnp.asarray(model.body_mass),
+        body_inertia=jnp.asarray(model.body_inertia),
+        body_ipos=jnp.asarray(model.body_ipos),
+        kp=jnp.asarray(robot.kp),
+        kd=jnp.asarray(robot.kd),
+        armature=jnp.asarray(robot.armature),
+    )
 
 
 def apply_params(model: mjx.Model, robot: RobotModel, params: ModelParams) -> mjx.Model:
-    """Returns `model` with one instance's parameters (use under `jax.vmap`, with the model closed over)."""
-    raise NotImplementedError
+    """Puts one instance's parameters into a model (under `jax.vmap`, close over the model).
+
+    MuJoCo derives `body_invweight0` and `dof_invweight0` from the masses at compile time and scales the softness of
+    contacts and joint limits by them; they keep their nominal values here.
+
+    Args:
+        model: the nominal model, of either backend.
+        robot: the robot that it was made from.
+        params: one instance's parameters.
+
+    Returns:
+        The model with these parameters.
+    """
+    feet = np.concatenate(robot.foot_geom_ids)
+    return model.tree_replace(
+        {
+            "geom_friction": model.geom_friction.at[feet, 0].set(params.foot_friction),
+            "body_mass": params.body_mass,
+            "body_subtreemass": _subtree_sum(robot, params.body_mass),
+            "body_inertia": params.body_inertia,
+            "body_ipos": params.body_ipos,
+            "actuator_gainprm": model.actuator_gainprm.at[:, 0].set(params.kp),
+            "actuator_biasprm": model.actuator_biasprm.at[:, 1].set(-params.kp).at[:, 2].set(-params.kd),
+            "dof_armature": model.dof_armature.at[robot.dof_adr].set(params.armature),
+        }
+    )
+
+
+def _subtree_sum(robot: RobotModel, body_mass: Float[Array, " nbody"]) -> Float[Array, " nbody"]:
+    parents = robot.mj_model.body_parentid
+    below = np.eye(len(parents))
+    for body in range(len(parents) - 1, 0, -1):  # children come after their parents
+        below[parents[body]] += below[body]
+    return (jnp.asarray(below, body_mass.dtype) * body_mass).sum(-1)
 
 
 @dataclass(frozen=True, eq=False)
 class Physics:
-    """A robot on a floor, ready to step. Make one with `make_physics`; hashable by identity, so it may be closed over by jitted functions."""
+    """A robot on a floor, ready to step; made by `make_physics`. Hashable by identity, so static under `jax.jit`."""
 
     robot: RobotModel
     backend: Literal["jax", "warp"]
@@ -63,7 +109,7 @@ class Physics:
 
     def init(self, qpos: Float[Array, "B nq"], qvel: Float[Array, "B nv"]) -> PhysicsState:
         """A state at (qpos, qvel) with a cold solver."""
-        raise NotImplementedError
+        return PhysicsState(qpos=qpos, qvel=qvel, qacc_warmstart=jnp.zeros_like(qvel))
 
     def step(
         self, params: ModelParams, state: PhysicsState, ctrl: Float[Array, "B nu"], num_substeps: int
@@ -74,12 +120,29 @@ class Physics:
             params: model parameters with a leading batch axis, or one instance shared by all robots.
             state: the carried state.
             ctrl: joint position targets, rad.
-            num_substeps: physics steps (static).
+            num_substeps: physics steps (static, at least one).
 
         Returns:
             The next state and the foot contacts of the last substep.
         """
-        raise NotImplementedError
+        template = _make_data(self, batch=ctrl.shape[0])
+
+        def step_one(
+            params: ModelParams, state: PhysicsState, ctrl: Float[Array, " nu"]
+        ) -> tuple[PhysicsState, Contacts]:
+            model = apply_params(self.model, self.robot, params)
+
+            def substep(_: int, carry: tuple[PhysicsState, Array]) -> tuple[PhysicsState, Array]:
+                s, _ = carry
+                data = template.replace(qpos=s.qpos, qvel=s.qvel, qacc_warmstart=s.qacc_warmstart, ctrl=ctrl)
+                data = mjx.step(model, data)
+                return PhysicsState(data.qpos, data.qvel, data.qacc_warmstart), data.sensordata
+
+            state, sensordata = jax.lax.fori_loop(0, num_substeps, substep, (state, template.sensordata))
+            return state, _contacts(self.robot, sensordata)
+
+        params_axis = 0 if params.foot_friction.ndim == 1 else None
+        return jax.vmap(step_one, in_axes=(params_axis, 0, 0))(params, state, ctrl)
 
 
 def make_physics(robot: RobotModel, backend: Backend = "auto") -> Physics:
@@ -95,4 +158,36 @@ def make_physics(robot: RobotModel, backend: Backend = "auto") -> Physics:
     Raises:
         ValueError: unknown backend, or Warp asked for and not installed.
     """
-    raise NotImplementedError
+    if backend not in ("auto", "jax", "warp"):
+        raise ValueError(f"There is no physics backend {backend!r}; known: 'auto', 'jax', 'warp'.")
+    has_warp = importlib.util.find_spec("warp") is not None
+    if backend == "warp" and not has_warp:
+        raise ValueError("The physics backend 'warp' needs the package warp-lang, which is not installed.")
+    use_warp = backend == "warp" or (backend == "auto" and has_warp and jax.default_backend() == "gpu")
+    model = mjx.put_model(robot.mj_model, impl="jax")
+    if not use_warp:
+        return Physics(robot=robot, backend="jax", model=model, kinematics_model=model)
+    warp_model = mjx.put_model(robot.mj_model, impl="warp")
+    return Physics(robot=robot, backend="warp", model=warp_model, kinematics_model=model)
+
+
+def _make_data(physics: Physics, batch: int) -> mjx.Data:
+    model = physics.robot.mj_model
+    if physics.backend == "jax":
+        return mjx.make_data(model, impl="jax")
+    return mjx.make_data(model, impl="warp", naconmax=24 * batch, njmax=96)
+
+
+def _contacts(robot: RobotModel, sensordata: Float[Array, " nsensordata"]) -> Contacts:
+    """Sums each foot's contact sensors (one per sphere: found, force in the contact frame, normal, tangent)."""
+    forces, touches = [], []
+    for geoms in robot.foot_geom_ids:
+        names = [scene.contact_sensor(robot.mj_model.geom(int(geom)).name) for geom in geoms]
+        addresses = np.array([robot.mj_model.sensor(name).adr[0] for name in names])
+        values = sensordata[addresses[:, None] + np.arange(scene.CONTACT_DIM)]
+        found, force, normal, tangent = values[:, 0] > 0, values[:, 1:4], values[:, 4:7], values[:, 7:10]
+        frame = jnp.stack([normal, tangent, jnp.cross(normal, tangent)], axis=1)
+        # Without contact the sensor's other numbers mean nothing.
+        forces.append(jnp.where(found[:, None], (frame * force[:, :, None]).sum(1), 0.0).sum(0))
+        touches.append(found.any())
+    return Contacts(force_world=jnp.stack(forces), in_contact=jnp.stack(touches))

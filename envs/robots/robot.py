@@ -1,18 +1,24 @@
 """Robots as data: one MJCF, one `Robot`, and everything else measured from the compiled model.
 
-A `Robot` names things (bodies, sites, geoms, joint patterns) and gives the few numbers that an MJCF does not hold: gains, efforts,
-the nominal pose, the gait. `compile_robot` turns it into a `RobotModel`: the MuJoCo model with floor, actuators and contact sensors,
-and the quantities that the task and the controller need (mass, inertia, sole extents, nominal heights), all read off that model.
+A `Robot` names things (bodies, sites, geoms, joint patterns) and gives the few numbers that an MJCF does not hold:
+gains, efforts, the nominal pose, the gait. `compile_robot` turns it into a `RobotModel`: the MuJoCo model with floor,
+actuators and contact sensors, and the quantities that the task and the controller need (mass, inertia, sole extents,
+nominal heights), all read off that model.
 
 Feet are always ordered (left, right); joints and actuators always follow the model's joint order.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import mujoco
 import numpy as np
 from jaxtyping import Float, Int
+
+from envs.robots import scene
 
 
 @dataclass(frozen=True)
@@ -39,8 +45,9 @@ class PoseStd:
 class Robot:
     """A biped as plain data.
 
-    The MJCF holds one free-floating base, hinge joints, and per foot a site at the sole's centre (z up, x forward, on the sole's
-    plane) and small spheres under the sole. It needs no floor, actuators, sensors or lights: `compile_robot` adds them.
+    The MJCF holds one free-floating base, hinge joints, and per foot a site at the sole's centre (z up, x forward, on
+    the sole's plane) and small spheres under the sole. It needs no floor, actuators, sensors or lights: `compile_robot`
+    adds them.
     """
 
     name: str
@@ -50,7 +57,7 @@ class Robot:
     foot_sites: tuple[str, str]  # (left, right), at the centre of each sole
     foot_geoms: tuple[tuple[str, ...], tuple[str, ...]]  # (left, right), the spheres that touch the floor
     joint_groups: tuple[JointGroup, ...]
-    default_pose: tuple[tuple[str, float], ...]  # (joint pattern, rad), first match wins; joints without a match stay at zero
+    default_pose: tuple[tuple[str, float], ...]  # (joint pattern, rad), first match wins, else zero
     pose_std: tuple[PoseStd, ...]
     gait_period: float = 0.8  # s
     gait_duty_factor: float = 0.6  # stance fraction of the period, each foot
@@ -64,7 +71,8 @@ class Robot:
 class RobotModel:
     """A compiled robot: the MuJoCo model and what is measured from it. Host-side NumPy; static under `jax.jit`.
 
-    "Nominal" is the default pose with the base upright and both soles on the floor. `nu` is the number of actuated joints, in the model's joint order.
+    "Nominal" is the default pose with the base upright and the soles on the floor. There are `nu` actuated joints, in
+    the model's order.
     """
 
     robot: Robot
@@ -108,6 +116,8 @@ class RobotModel:
 def compile_robot(robot: Robot, *, timestep: float = 0.005, iterations: int = 3, ls_iterations: int = 5) -> RobotModel:
     """Compiles a robot on a flat floor, with position actuators, and measures it.
 
+    Only the feet collide, and only with the floor. The robot's own actuators, if its MJCF has any, are replaced.
+
     Args:
         robot: the robot's data.
         timestep: physics step, s.
@@ -121,4 +131,170 @@ def compile_robot(robot: Robot, *, timestep: float = 0.005, iterations: int = 3,
         FileNotFoundError: the MJCF does not exist.
         ValueError: the MJCF and the robot's data do not fit together (one sentence says which name or pattern).
     """
-    raise NotImplementedError
+    if not Path(robot.mjcf).is_file():
+        raise FileNotFoundError(f"Robot {robot.name!r}: there is no MJCF at {str(robot.mjcf)!r}.")
+    spec = mujoco.MjSpec.from_file(str(robot.mjcf))
+    joint_names = _hinge_names(robot, spec)
+    _check_parts(robot, spec)
+    groups = _first_match(robot, joint_names, [(g.pattern, g) for g in robot.joint_groups], "joint group")
+    stds = _first_match(robot, joint_names, [(s.pattern, s) for s in robot.pose_std], "pose std")
+    pose = _first_match(robot, joint_names, [*robot.default_pose, (".*", 0.0)], "default pose")
+
+    scene.set_solver(spec, timestep=timestep, iterations=iterations, ls_iterations=ls_iterations)
+    scene.add_surroundings(spec, robot.base_body)
+    scene.set_contacts(spec, [name for foot in robot.foot_geoms for name in foot], robot.foot_friction)
+    scene.set_actuators(spec, joint_names, groups)
+    return _measure(robot, spec.compile(), joint_names, groups, stds, np.array(pose))
+
+
+def _hinge_names(robot: Robot, spec: mujoco.MjSpec) -> tuple[str, ...]:
+    base = spec.body(robot.base_body)
+    if base is None:
+        raise ValueError(f"Robot {robot.name!r}: its MJCF has no body named {robot.base_body!r} (base_body).")
+    free = [j for j in spec.joints if j.type == mujoco.mjtJoint.mjJNT_FREE]
+    if len(free) != 1 or free[0].parent.name != robot.base_body:
+        raise ValueError(f"Robot {robot.name!r}: the body {robot.base_body!r} must carry the MJCF's one free joint.")
+    joints = [j for j in spec.joints if j.type != mujoco.mjtJoint.mjJNT_FREE]
+    odd = [j.name for j in joints if j.type != mujoco.mjtJoint.mjJNT_HINGE]
+    if odd:
+        raise ValueError(f"Robot {robot.name!r}: all joints but the free one must be hinges, and {odd} are not.")
+    return tuple(j.name for j in joints)
+
+
+def _check_parts(robot: Robot, spec: mujoco.MjSpec) -> None:
+    for field, names in (("imu_site", (robot.imu_site,)), ("foot_sites", robot.foot_sites)):
+        for name in names:
+            if spec.site(name) is None:
+                raise ValueError(f"Robot {robot.name!r}: its MJCF has no site named {name!r} ({field}).")
+    if spec.site(robot.imu_site).parent.name != robot.base_body:
+        raise ValueError(
+            f"Robot {robot.name!r}: the site {robot.imu_site!r} (imu_site) must be on {robot.base_body!r}."
+        )
+    for site, geoms in zip(robot.foot_sites, robot.foot_geoms, strict=True):
+        if not geoms:
+            raise ValueError(f"Robot {robot.name!r}: the foot of site {site!r} has no geoms (foot_geoms).")
+        for name in geoms:
+            geom = spec.geom(name)
+            if geom is None:
+                raise ValueError(f"Robot {robot.name!r}: its MJCF has no geom named {name!r} (foot_geoms).")
+            if geom.type != mujoco.mjtGeom.mjGEOM_SPHERE:
+                raise ValueError(f"Robot {robot.name!r}: the geom {name!r} (foot_geoms) must be a sphere.")
+            if geom.parent.name != spec.site(site).parent.name:
+                raise ValueError(f"Robot {robot.name!r}: geom {name!r} and site {site!r} must be on the same body.")
+
+
+_T = TypeVar("_T")
+
+
+def _first_match(robot: Robot, names: Sequence[str], table: Sequence[tuple[str, _T]], what: str) -> list[_T]:
+    """The table's value of each name: its first row whose pattern matches. Every pattern must match and be matched."""
+    for pattern, _ in table:
+        if not any(re.fullmatch(pattern, name) for name in names):
+            raise ValueError(f"Robot {robot.name!r}: the {what} pattern {pattern!r} matches no joint.")
+    values = []
+    for name in names:
+        found = [value for pattern, value in table if re.fullmatch(pattern, name)]
+        if not found:
+            raise ValueError(f"Robot {robot.name!r}: the joint {name!r} is matched by no {what} pattern.")
+        values.append(found[0])
+    return values
+
+
+def _measure(
+    robot: Robot,
+    model: mujoco.MjModel,
+    joint_names: tuple[str, ...],
+    groups: Sequence[JointGroup],
+    stds: Sequence[PoseStd],
+    default_joint_pos: Float[np.ndarray, " nu"],
+) -> RobotModel:
+    joint_ids = np.array([model.joint(name).id for name in joint_names])
+    limits = np.where(model.jnt_limited[joint_ids, None] > 0, model.jnt_range[joint_ids], [-np.inf, np.inf])
+    foot_geom_ids = tuple(np.array([model.geom(name).id for name in foot]) for foot in robot.foot_geoms)
+    foot_site_ids = np.array([model.site(name).id for name in robot.foot_sites])
+    base_body_id = model.body(robot.base_body).id
+    kp, effort = np.array([g.kp for g in groups]), np.array([g.effort for g in groups])
+    data = _nominal_data(model, joint_ids, default_joint_pos, np.concatenate(foot_geom_ids))
+    p_com, p_feet, p_base = data.subtree_com[base_body_id], data.site_xpos[foot_site_ids], data.xpos[base_body_id]
+    return RobotModel(
+        robot=robot,
+        mj_model=model,
+        mass=float(model.body_mass.sum()),
+        joint_names=joint_names,
+        joint_ids=joint_ids,
+        qpos_adr=model.jnt_qposadr[joint_ids],
+        dof_adr=model.jnt_dofadr[joint_ids],
+        default_qpos=data.qpos.copy(),
+        default_joint_pos=default_joint_pos,
+        joint_limits=limits,
+        soft_limits=_shrink(limits, robot.soft_limit_factor),
+        kp=kp,
+        kd=np.array([g.kd for g in groups]),
+        effort=effort,
+        armature=np.array([g.armature for g in groups]),
+        action_scale=robot.action_scale_factor * effort / kp,
+        pose_std_standing=np.array([s.standing for s in stds]),
+        pose_std_walking=np.array([s.walking for s in stds]),
+        base_body_id=base_body_id,
+        imu_site_id=model.site(robot.imu_site).id,
+        foot_body_ids=model.site_bodyid[foot_site_ids],
+        foot_site_ids=foot_site_ids,
+        foot_geom_ids=foot_geom_ids,
+        floor_geom_id=model.geom(scene.FLOOR).id,
+        sole=_sole(data, foot_site_ids, foot_geom_ids),
+        base_height=float(p_base[2]),
+        com_height=float(p_com[2]),
+        hip_offset_base=p_feet - p_base,
+        foot_offset_com=p_feet - p_com,
+        inertia=_inertia_about_com(model, data, p_com),
+        termination_height=robot.termination_height_factor * float(p_base[2]),
+    )
+
+
+def _nominal_data(
+    model: mujoco.MjModel,
+    joint_ids: Int[np.ndarray, " nu"],
+    joint_pos: Float[np.ndarray, " nu"],
+    foot_geom_ids: Int[np.ndarray, " n"],
+) -> mujoco.MjData:
+    """The default pose, base upright over the origin, the lowest point of the feet on the floor."""
+    data = mujoco.MjData(model)
+    data.qpos[:7] = (0, 0, 0, 1, 0, 0, 0)
+    data.qpos[model.jnt_qposadr[joint_ids]] = joint_pos
+    mujoco.mj_kinematics(model, data)
+    data.qpos[2] = -np.min(data.geom_xpos[foot_geom_ids, 2] - model.geom_size[foot_geom_ids, 0])
+    mujoco.mj_kinematics(model, data)
+    mujoco.mj_comPos(model, data)
+    return data
+
+
+def _shrink(limits: Float[np.ndarray, "nu 2"], factor: float) -> Float[np.ndarray, "nu 2"]:
+    finite = np.isfinite(limits).all(axis=1)
+    centre = np.where(finite, np.where(finite[:, None], limits, 0.0).mean(axis=1), 0.0)[:, None]
+    return centre + factor * (limits - centre)
+
+
+def _sole(
+    data: mujoco.MjData, site_ids: Int[np.ndarray, " 2"], geom_ids: Sequence[Int[np.ndarray, " n"]]
+) -> Float[np.ndarray, " 3"]:
+    """(toe, heel, half_width) of the largest rectangle in the site's frame that both feet can press on.
+
+    A sphere under a flat foot touches the floor below its centre: its radius adds nothing to where pressure can be.
+    """
+    extents = []
+    for site, geoms in zip(site_ids, geom_ids, strict=True):
+        p_site = (data.geom_xpos[geoms] - data.site_xpos[site]) @ data.site_xmat[site].reshape(3, 3)
+        toe, heel = p_site[:, 0].max(), -p_site[:, 0].min()
+        extents.append((toe, heel, np.abs(p_site[:, 1]).min()))
+    return np.min(extents, axis=0)
+
+
+def _inertia_about_com(
+    model: mujoco.MjModel, data: mujoco.MjData, p_com: Float[np.ndarray, " 3"]
+) -> Float[np.ndarray, "3 3"]:
+    r = data.xipos - p_com
+    R = data.ximat.reshape(-1, 3, 3)
+    own = np.einsum("bij,bj,bkj->ik", R, model.body_inertia, R)
+    return own + np.einsum(
+        "b,bij->ij", model.body_mass, (r**2).sum(1)[:, None, None] * np.eye(3) - r[:, :, None] * r[:, None]
+    )
