@@ -1,0 +1,103 @@
+"""Actor and critic: Brax's networks with the layout of MPC-RL."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from brax.training import types as brax_types
+from brax.training.acme import running_statistics
+from brax.training.agents.ppo import networks as ppo_networks
+from flax import linen
+from jaxtyping import PyTree
+
+from learning.config import PPOConfig
+
+
+@flax.struct.dataclass
+class Weights:
+    """The trained parameters, under the names that Brax's loss reads."""
+
+    policy: PyTree
+    value: PyTree
+
+
+class AgentParams(NamedTuple):
+    """What an agent acts and judges by, in the order of Brax's own parameter triples."""
+
+    normalizer: running_statistics.RunningStatisticsState
+    policy: PyTree
+    value: PyTree
+
+
+def make_networks(config: PPOConfig, observation_size: Mapping[str, int], action_size: int) -> ppo_networks.PPONetworks:
+    """Brax's PPO networks: two independent ELU perceptrons and a normal distribution over actions.
+
+    The standard deviation does not depend on the state and is learned as its logarithm, which cannot become negative
+    (a directly learned one can, and then ends the training; see `limit_std` for its bounds).
+
+    Args:
+        config: Layer sizes, observation keys, first standard deviation, normalization.
+        observation_size: Entries of each observation.
+        action_size: Entries of an action.
+
+    Returns:
+        The pair of networks and the action distribution, without parameters.
+
+    Raises:
+        ValueError: If the environment does not offer an observation that the config names.
+    """
+    for field in ("policy_obs_key", "value_obs_key"):
+        if getattr(config, field) not in observation_size:
+            raise ValueError(
+                f"PPOConfig.{field} is {getattr(config, field)!r}, but the environment observes "
+                f"{sorted(observation_size)}."
+            )
+    preprocess: Any = (
+        running_statistics.normalize if config.normalize_observations else brax_types.identity_observation_preprocessor
+    )
+    return ppo_networks.make_ppo_networks(
+        dict(observation_size),
+        action_size,
+        preprocess_observations_fn=preprocess,
+        policy_hidden_layer_sizes=config.policy_hidden,
+        value_hidden_layer_sizes=config.value_hidden,
+        activation=linen.elu,
+        policy_obs_key=config.policy_obs_key,
+        value_obs_key=config.value_obs_key,
+        distribution_type="normal",
+        noise_std_type="log",
+        init_noise_std=config.init_std,
+        state_dependent_std=False,
+        mean_kernel_init_fn=functools.partial(
+            jax.nn.initializers.variance_scaling, config.mean_init_scale, "fan_in", "uniform"
+        ),
+    )
+
+
+def init_normalizer(
+    config: PPOConfig, observation_size: Mapping[str, int]
+) -> running_statistics.RunningStatisticsState:
+    """Empty running statistics of every observation.
+
+    Brax's exponential mode merges batch moments with weights n / N (Chan, Golub and LeVeque 1979), hence the exact mean
+    and variance, without a sum of squares that loses digits after 1e9 samples.
+    """
+    specs = {key: jax.ShapeDtypeStruct((size,), jnp.float32) for key, size in observation_size.items()}
+    return running_statistics.init_state(specs, std_eps=config.normalizer_epsilon, mode="ema")
+
+
+def _is_log_std(path: tuple[Any, ...]) -> bool:
+    return any(getattr(entry, "key", None) == "std_logparam" for entry in path)
+
+
+def limit_std(policy: PyTree, config: PPOConfig) -> PyTree:
+    """Projects the learned log standard deviation onto [log `min_std`, log `max_std`]."""
+    low, high = jnp.log(config.min_std), jnp.log(config.max_std)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.clip(leaf, low, high) if _is_log_std(path) else leaf, policy
+    )
