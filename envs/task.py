@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from envs.guidance import GuidanceState
 from envs.kinematics import Kinematics
+from envs.observations import yaw_rotation
 from envs.physics import Contacts, ModelParams, PhysicsState
 from envs.robots import RobotModel
 from pimpc.gait import GaitConfig, stance
@@ -24,6 +25,7 @@ class TaskState:
     key: PRNGKeyArray
     params: ModelParams  # the randomized robot
     encoder_bias: Float[Array, " nj"]  # rad
+    home: Kinematics  # of this robot at rest in the default pose, at the world's origin
     steps: Int[Array, ""]  # control steps of this episode
     command: Float[Array, " 3"]  # v_x, v_y [m/s], ω_z [rad/s], base yaw frame
     command_wait: Float[Array, ""]  # control steps until the next command
@@ -39,6 +41,25 @@ class TaskState:
     def replace(self, **changes: object) -> TaskState:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
+
+
+def stand_at(home: Kinematics, shift: Float[Array, " 3"], yaw: Float[Array, ""]) -> Kinematics:
+    """The kinematics of a robot at rest, moved on the plane: what `kinematics` would find, without its cost.
+
+    Args:
+        home: at rest, base over the world's origin, heading along x.
+        shift: of the base [m].
+        yaw: heading [rad].
+    """
+    R = yaw_rotation(yaw)
+    return home.replace(
+        p_world_com=R @ home.p_world_com + shift,
+        p_world_base=R @ home.p_world_base + shift,
+        R_world_base=R @ home.R_world_base,
+        p_world_foot=home.p_world_foot @ R.T + shift,
+        R_world_foot=R @ home.R_world_foot,
+        yaw=home.yaw + yaw,
+    )
 
 
 def reward_context(

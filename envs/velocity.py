@@ -24,7 +24,7 @@ from envs.physics import Contacts, ModelParams, Physics, PhysicsState, apply_par
 from envs.randomization import kick, randomize
 from envs.robots import RobotModel, compile_robot, get_robot
 from envs.state import Observation, State
-from envs.task import TaskState, has_fallen, reward_context
+from envs.task import TaskState, has_fallen, reward_context, stand_at
 from pimpc.gait import GaitConfig, advance, is_moving
 from pimpc.plan import CentroidalModel, CentroidalState
 from rewards import evaluate, weighted_terms
@@ -61,7 +61,7 @@ class VelocityEnv:
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """Keys of `State.metrics`: every weighted reward term per second, tracking errors, falls, and the MPC's health."""
+        """Keys of `State.metrics`: weighted reward terms per second, tracking errors, falls, and the MPC's health."""
         terms = tuple(f"reward/{name}" for name in weighted_terms(self.config.rewards))
         return (*terms, "velocity_error", "yaw_rate_error", "episode/fallen", "episode/diverged", *MPC_METRICS)
 
@@ -79,10 +79,9 @@ class VelocityEnv:
         params, bias = jax.vmap(
             lambda key: randomize(key, self.config.randomization, nominal, self.robot.base_body_id)
         )(keys[:, 0])
-        qpos, qvel = jax.vmap(self._start_pose)(keys[:, 1])
-        physics = self.physics.init(qpos, qvel)
-        kin = jax.vmap(self._kinematics)(params, physics)
-        task = jax.vmap(self._start)(keys[:, 2], params, bias, kin)
+        home = jax.vmap(self._home)(params)
+        physics, kin = jax.vmap(self._stand)(keys[:, 1], home)
+        task = jax.vmap(self._start)(keys[:, 2], params, bias, home, kin)
         limit = round(self.config.episode_seconds / self.dt)
         steps = jax.vmap(lambda key: jax.random.randint(key, (), 0, limit))(keys[:, 3])
         task = self._plan(task.replace(steps=steps), kin, jnp.zeros((), jnp.int32))
@@ -151,19 +150,32 @@ class VelocityEnv:
         model = apply_params(self.physics.kinematics_model, self.robot, params)
         return kinematics(model, self.robot, physics.qpos, physics.qvel)
 
-    def _start_pose(self, key: PRNGKeyArray) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
+    def _home(self, params: ModelParams) -> Kinematics:
+        """The robot at rest in the default pose at the world's origin."""
+        qpos = jnp.asarray(self.robot.default_qpos, jnp.float32)
+        return self._kinematics(params, self.physics.init(qpos, jnp.zeros(self.robot.mj_model.nv)))
+
+    def _stand(self, key: PRNGKeyArray, home: Kinematics) -> tuple[PhysicsState, Kinematics]:
         """The default pose at rest, somewhere on the plane."""
         start = self.config.start
         xy_key, z_key, yaw_key = jax.random.split(key, 3)
         xy = start.position * jax.random.uniform(xy_key, (2,), minval=-1.0)
         z = jax.random.uniform(z_key, (1,), minval=start.height[0], maxval=start.height[1])
-        half_yaw = 0.5 * start.yaw * jax.random.uniform(yaw_key, minval=-1.0)
-        qpos = jnp.asarray(self.robot.default_qpos, jnp.float32)
-        quaternion = jnp.stack([jnp.cos(half_yaw), jnp.zeros(()), jnp.zeros(()), jnp.sin(half_yaw)])
-        qpos = qpos.at[:3].add(jnp.concatenate([xy, z])).at[3:7].set(quaternion)
-        return qpos, jnp.zeros(self.robot.mj_model.nv)
+        yaw = start.yaw * jax.random.uniform(yaw_key, minval=-1.0)
+        shift = jnp.concatenate([xy, z])
+        zero = jnp.zeros(())
+        quaternion = jnp.stack([jnp.cos(yaw / 2), zero, zero, jnp.sin(yaw / 2)])
+        qpos = jnp.asarray(self.robot.default_qpos, jnp.float32).at[:3].add(shift).at[3:7].set(quaternion)
+        return self.physics.init(qpos, jnp.zeros(self.robot.mj_model.nv)), stand_at(home, shift, yaw)
 
-    def _start(self, key: PRNGKeyArray, params: ModelParams, bias: Float[Array, " nj"], kin: Kinematics) -> TaskState:
+    def _start(
+        self,
+        key: PRNGKeyArray,
+        params: ModelParams,
+        bias: Float[Array, " nj"],
+        home: Kinematics,
+        kin: Kinematics,
+    ) -> TaskState:
         """A fresh episode of a robot that stands where `kin` says."""
         key, command_key, wait_key, push_key = jax.random.split(key, 4)
         command = sample(command_key, self.config.command)
@@ -172,6 +184,7 @@ class VelocityEnv:
             key=key,
             params=params,
             encoder_bias=bias,
+            home=home,
             steps=jnp.zeros((), jnp.int32),
             command=command,
             command_wait=sample_interval(wait_key, self.config.command.resample, self.dt),
@@ -214,7 +227,7 @@ class VelocityEnv:
         aged = dataclasses.replace(task.guidance, age=task.guidance.age + 1)
         task = task.replace(phase=phase, moving=moving, steps=task.steps + 1, guidance=aged)
         landmarks = mpc.recall(self.config.guidance, aged, tick, self.dt)
-        ctx = reward_context(self.robot, self.gait, task, kin, physics, contacts, action, moving, landmarks, self.dt)
+        ctx = reward_context(self.robot, self.gait, task, kin, physics, contacts, action, landmarks, self.dt)
         reward, parts = evaluate(self.config.rewards, ctx, self.dt)
         metrics = {f"reward/{name}": value for name, value in parts.items()}
         metrics["velocity_error"] = jnp.linalg.norm(ctx.command[:2] - ctx.v_base[:2])
@@ -276,10 +289,8 @@ class VelocityEnv:
     ) -> tuple[TaskState, PhysicsState, Kinematics, Contacts]:
         """Fresh episodes in place of those that are done; a robot keeps its body."""
         keys = jax.vmap(partial(jax.random.split, num=3))(task.key)
-        qpos, qvel = jax.vmap(self._start_pose)(keys[:, 0])
-        fresh_physics = self.physics.init(qpos, qvel)
-        fresh_kin = jax.vmap(self._kinematics)(task.params, fresh_physics)
-        fresh_task = jax.vmap(self._start)(keys[:, 1], task.params, task.encoder_bias, fresh_kin)
+        fresh_physics, fresh_kin = jax.vmap(self._stand)(keys[:, 0], task.home)
+        fresh_task = jax.vmap(self._start)(keys[:, 1], task.params, task.encoder_bias, task.home, fresh_kin)
         fresh_contacts = jax.tree.map(jnp.zeros_like, contacts)
         old = (task.replace(key=keys[:, 2]), physics, kin, contacts)
         return _select(done, (fresh_task, fresh_physics, fresh_kin, fresh_contacts), old)
