@@ -243,6 +243,7 @@ def to_plan(x: Float[Array, "N+1 9"], u: Float[Array, "N 12"], contacts: Contact
 def reference_plan(problem: LTVProblem, contacts: ContactPlan) -> Plan:
     """The command's own motion as a plan, without optimization.
 
-    It is the fallback of a failed solve and the "no MPC" ablation. Positions and momenta are the references, forces the weight shared by the feet in stance.
+    It is the fallback of a failed solve and the "no MPC" ablation. Positions and momenta are the references, forces the
+    weight shared by the feet in stance.
     """
     return assemble_plan(jnp.concatenate([problem.x0[None], problem.x_ref]), problem.u_ref, contacts)

@@ -8,8 +8,9 @@ Two descriptions of the yaw moment are offered:
 - `"decoupled"`, 12 rows: |τ_z| ≤ μ_yaw f_z, whatever the rest of the wrench. Cheap and customary; it is too generous
   where friction or the centre of pressure are near their limits.
 - `"full"`, 17 rows: the exact projection of Coulomb friction (pyramids) at the four corners, in which the yaw moment
-  competes with friction and the centre of pressure; Caron, Pham, Nakamura, "Stability of surface contacts for humanoid
-  robots: closed-form formulae of the contact wrench cone for rectangular support areas", ICRA 2015, eq. (16)-(22).
+  competes with friction and the centre of pressure. Source: Caron, Pham, Nakamura, "Stability of surface contacts for
+  humanoid robots: closed-form formulae of the contact wrench cone for rectangular support areas", ICRA 2015
+  (arXiv 1501.04719), conditions (i) friction, (ii) centre of pressure and (iii) yaw moment.
 """
 
 from typing import Literal

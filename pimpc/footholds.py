@@ -7,7 +7,8 @@ For a touchdown at time t, with the commanded velocity v (base's yaw frame) and 
 where p(t) is the arc that the command draws from the present CoM, T_stance the stance duration, Δv the velocity error
 in the world and k a multiple of √(h / g), the time constant of the linear inverted pendulum (LIP): with k = √(h / g)
 the foot lands at the capture point of the error, and the path beyond is displaced by k Δv, so the same term shifts
-every later foothold too. M. Raibert, "Legged Robots That Balance", 1986; J. Pratt et al., "Capture point", Humanoids 2006.
+every later foothold too. Sources: M. Raibert, "Legged Robots That Balance", 1986; J. Pratt et al., "Capture point: a
+step toward humanoid push recovery", Humanoids 2006.
 
 Between touchdowns everything is constant, so the n-th touchdown of a foot needs no recursion over the stages.
 """
