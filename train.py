@@ -1,1 +1,222 @@
+"""The command line: train a walking policy under MPC guidance, watch it, measure it.
 
+    train.py [train] [--preset cpu|gpu] [--env.… --ppo.… --run.…]    a run directory under runs/
+    train.py play [RUN] [--out walk.mp4] [--command 0.5 0 0]         a film of a policy with the MPC's plan drawn in
+    train.py eval [RUN] [--episodes 256]                             its tracking errors and falls
+
+RUN is a run directory or a policy file; without it, the policy that ships with the project is used. Every field of the
+configuration is a flag; `train.py train --help` lists them all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from envs.config import VelocityConfig
+    from learning.policy import Policy
+
+SHIPPED_POLICY = Path(__file__).parent / "experiments" / "results" / "g1_walk" / "policy.npz"
+CACHE = Path.home() / ".cache" / "mpc-rl" / "jax"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one subcommand; mistakes of the user end in one sentence and exit code 2."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    commands = {"train": train, "play": play, "eval": evaluate}
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(__doc__)
+        return 0
+    name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "train"
+    if name not in commands:
+        print(f"train.py: there is no subcommand {name!r}; there are train, play and eval.", file=sys.stderr)
+        return 2
+    _prepare()
+    try:
+        return commands[name](arguments)
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        print(f"train.py {name}: {error}", file=sys.stderr)
+        return 2
+
+
+def _prepare() -> None:
+    """What a program may set and a library may not: headless rendering, and a cache that halves the next start."""
+    if not os.environ.get("DISPLAY") and "MUJOCO_GL" not in os.environ:
+        os.environ["MUJOCO_GL"] = "egl"
+    import jax
+
+    CACHE.mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(CACHE))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 2.0)
+    # TF32 would be the default on NVIDIA GPUs; kinematics and the solver ask for full precision themselves.
+    warnings.filterwarnings("ignore", message="Failed to import warp")
+
+
+# --- train ---------------------------------------------------------------------------------------------------------
+
+
+def train(arguments: list[str]) -> int:
+    """Trains, then leaves a curve and a film in the run directory."""
+    import tyro
+
+    from experiments.presets import TrainConfig, preset
+
+    chosen = _peek(arguments, "--preset", "auto")
+    config = tyro.cli(TrainConfig, args=arguments, default=preset(chosen), prog="train.py train")
+    from envs import velocity
+    from learning import record
+    from learning.run import train as run_training
+
+    env = velocity.make(config.env)
+    resume = config.resume is not None
+    run_dir = config.resume if resume else record.new_run_directory(config.name, config.runs)
+    result = run_training(
+        env,
+        config.ppo,
+        run_dir,
+        run=config.run,
+        settings=dataclasses.asdict(config),
+        resume=resume,
+        metadata=_policy_facts(env),
+    )
+    print(f"Learning curve: {result.run_dir / 'learning_curve.png'}")
+    if config.video_seconds > 0:
+        _film(result.policy, config.env, result.run_dir / "policy.mp4", config.video_seconds, (0.5, 0.0, 0.0))
+    return 0
+
+
+def _peek(arguments: list[str], flag: str, default: str) -> str:
+    """The value of a flag that decides what the other flags default to."""
+    for i, argument in enumerate(arguments):
+        if argument == flag and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith(flag + "="):
+            return argument.split("=", 1)[1]
+    return default
+
+
+def _policy_facts(env: Any) -> dict[str, Any]:
+    """What has to travel with a policy for it to be played or deployed."""
+    from envs.observations import actor_layout
+
+    robot = env.robot
+    return {
+        "env": dataclasses.asdict(env.config),
+        "robot": robot.robot.name,
+        "joint_names": list(robot.joint_names),
+        "default_joint_pos": robot.default_joint_pos.tolist(),
+        "action_scale": robot.action_scale.tolist(),
+        "kp": robot.kp.tolist(),
+        "kd": robot.kd.tolist(),
+        "observation": actor_layout(robot.num_joints),
+        "control_dt": env.dt,
+        "gait_period": env.gait.period,
+    }
+
+
+# --- play and eval -------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class PlayConfig:
+    """Films a policy, with the MPC's plan drawn in."""
+
+    policy: Path = SHIPPED_POLICY
+    """Run directory or policy file."""
+    out: Path = Path("walk.mp4")
+    """Where the film goes."""
+    seconds: float = 10.0
+    """Its length."""
+    command: tuple[float, float, float] = (0.5, 0.0, 0.0)
+    """Forward and leftward velocity (m/s), turning rate (rad/s)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """Measures a policy in its training simulator, with noise, pushes and randomization as it was trained."""
+
+    policy: Path = SHIPPED_POLICY
+    """Run directory or policy file."""
+    episodes: int = 256
+    """Episodes of full length, one robot each."""
+    seed: int = 0
+    """Of commands, noise and randomization."""
+    out: Path | None = None
+    """A JSON file for the figures."""
+
+
+def play(arguments: list[str]) -> int:
+    """Films a policy."""
+    config = _parse(PlayConfig, arguments, "play")
+    policy, env_config = _load(config.policy)
+    _film(policy, env_config, config.out, config.seconds, config.command)
+    return 0
+
+
+def evaluate(arguments: list[str]) -> int:
+    """Prints, and writes if asked, the mean of every metric over full episodes."""
+    config = _parse(EvalConfig, arguments, "eval")
+    policy, env_config = _load(config.policy)
+    import jax
+
+    from envs import velocity
+    from learning.evaluate import make_evaluator
+
+    start = dataclasses.replace(env_config.start, random_phase=False)
+    env = velocity.make(dataclasses.replace(env_config, start=start))
+    measure = make_evaluator(env, config.episodes, env.max_steps)
+    figures = {name: float(value) for name, value in measure(policy, jax.random.PRNGKey(config.seed)).items()}
+    for name, value in sorted(figures.items()):
+        print(f"{name:32} {value:10.4g}")
+    if config.out is not None:
+        config.out.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
+    return 0
+
+
+def _parse(kind: type, arguments: list[str], name: str) -> Any:
+    import tyro
+
+    if arguments and not arguments[0].startswith("-"):
+        arguments = ["--policy", *arguments]
+    return tyro.cli(kind, args=arguments, prog=f"train.py {name}")
+
+
+def _load(path: Path) -> tuple[Policy, VelocityConfig]:
+    """A policy, and the task that it was trained on, on whatever physics this machine has."""
+    from envs.config import VelocityConfig
+    from learning.policy import load_policy
+    from learning.serialize import from_json
+
+    policy = load_policy(path)
+    if "env" not in policy.metadata:
+        raise ValueError(f"'{path}' does not say which task it was trained on, so it cannot be played.")
+    config = from_json(VelocityConfig, json.dumps(policy.metadata["env"]))
+    return policy, dataclasses.replace(config, backend="auto")
+
+
+def _film(policy: Policy, config: VelocityConfig, path: Path, seconds: float, command: tuple[float, ...]) -> None:
+    """A robot that obeys one command, undisturbed, on its nominal body."""
+    import jax
+
+    from envs import velocity
+    from envs.commands import constant
+    from envs.config import NO_PUSHES, NO_RANDOMIZATION
+    from learning.video import film, record
+
+    calm = dataclasses.replace(
+        config, command=constant(command), push=NO_PUSHES, randomization=NO_RANDOMIZATION, backend="jax"
+    )
+    env = velocity.make(calm)
+    snapshots = record(env, lambda obs, key: policy(obs), jax.random.PRNGKey(0), round(seconds / env.dt))
+    how = film(env.robot.mj_model, snapshots, path, round(1 / env.dt), (640, 480))
+    print(f"Film ({how}): {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

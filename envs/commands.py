@@ -29,6 +29,12 @@ class CommandConfig:
             raise ValueError("CommandConfig.standing and .turning are shares: each ≥ 0, together at most 1.")
 
 
+def constant(command: tuple[float, float, float]) -> CommandConfig:
+    """The same command always: (v_x, v_y [m/s], ω_z [rad/s])."""
+    v_x, v_y, w_z = command
+    return CommandConfig(v_x=(v_x, v_x), v_y=(v_y, v_y), w_z=(w_z, w_z), standing=0.0, turning=0.0)
+
+
 def sample(key: PRNGKeyArray, config: CommandConfig) -> Float[Array, " 3"]:
     """One command (v_x, v_y [m/s], ω_z [rad/s]) in the base yaw frame."""
     velocity_key, kind_key = jax.random.split(key)

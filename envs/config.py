@@ -33,6 +33,9 @@ class PushConfig:
     yaw: float = 0.6  # rad/s
 
 
+NO_PUSHES = PushConfig(horizontal=0.0, vertical=0.0, roll_pitch=0.0, yaw=0.0)
+
+
 @dataclasses.dataclass(frozen=True)
 class RandomizationConfig:
     """How far robots differ from the nominal one; drawn once for each robot, uniformly."""
@@ -64,6 +67,7 @@ class ResetConfig:
     position: float = 0.5  # m, half-width in x and y
     height: Range = (0.0, 0.02)  # m above standing
     yaw: float = 3.1416  # rad, half-width
+    random_phase: bool = True  # first episodes start at a random time of their length, so that they do not end together
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import importlib.util
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,30 +21,30 @@ Backend = Literal["auto", "jax", "warp"]
 class PhysicsState:
     """All that is carried from one control step to the next (leading batch axis B)."""
 
-    qpos: Float[Array, "B nq"]
-    qvel: Float[Array, "B nv"]
-    qacc_warmstart: Float[Array, "B nv"]
+    qpos: Float[Array, "*B nq"]
+    qvel: Float[Array, "*B nv"]
+    qacc_warmstart: Float[Array, "*B nv"]
 
 
 @struct.dataclass
 class Contacts:
     """Floor contacts of the last substep; feet ordered (left, right)."""
 
-    force_world: Float[Array, "B 2 3"]  # N, force of the floor on each foot, world axes (z > 0 when standing)
-    in_contact: Bool[Array, "B 2"]  # any of the foot's spheres touches the floor
+    force_world: Float[Array, "*B 2 3"]  # N, force of the floor on each foot, world axes (z > 0 when standing)
+    in_contact: Bool[Array, "*B 2"]  # any of the foot's spheres touches the floor
 
 
 @struct.dataclass
 class ModelParams:
     """The physical parameters that domain randomization may change; one set per robot (leading axis B when batched)."""
 
-    foot_friction: Float[Array, ""]  # sliding friction of both feet on the floor
-    body_mass: Float[Array, " nbody"]  # kg
-    body_inertia: Float[Array, "nbody 3"]  # kg m^2, principal
-    body_ipos: Float[Array, "nbody 3"]  # m, centre of mass in the body frame
-    kp: Float[Array, " nu"]  # N m/rad
-    kd: Float[Array, " nu"]  # N m s/rad
-    armature: Float[Array, " nu"]  # kg m^2
+    foot_friction: Float[Array, "*B"]  # sliding friction of both feet on the floor
+    body_mass: Float[Array, "*B nbody"]  # kg
+    body_inertia: Float[Array, "*B nbody 3"]  # kg m^2, principal
+    body_ipos: Float[Array, "*B nbody 3"]  # m, centre of mass in the body frame
+    kp: Float[Array, "*B nu"]  # N m/rad
+    kd: Float[Array, "*B nu"]  # N m s/rad
+    armature: Float[Array, "*B nu"]  # kg m^2
 
 
 def nominal_params(robot: RobotModel) -> ModelParams:
@@ -76,7 +76,7 @@ def apply_params(model: mjx.Model, robot: RobotModel, params: ModelParams) -> mj
         The model with these parameters.
     """
     feet = np.concatenate(robot.foot_geom_ids)
-    return model.tree_replace(
+    changed = model.tree_replace(
         {
             "geom_friction": model.geom_friction.at[feet, 0].set(params.foot_friction),
             "body_mass": params.body_mass,
@@ -88,6 +88,7 @@ def apply_params(model: mjx.Model, robot: RobotModel, params: ModelParams) -> mj
             "dof_armature": model.dof_armature.at[robot.dof_adr].set(params.armature),
         }
     )
+    return cast(mjx.Model, changed)
 
 
 def _subtree_sum(robot: RobotModel, body_mass: Float[Array, " nbody"]) -> Float[Array, " nbody"]:
@@ -125,20 +126,14 @@ class Physics:
         Returns:
             The next state and the foot contacts of the last substep.
         """
-        template = _make_data(self, batch=ctrl.shape[0])
+        template = _template(self, batch=ctrl.shape[0])
+        advance = _advance_warp if self.backend == "warp" else _advance_jax
 
         def step_one(
             params: ModelParams, state: PhysicsState, ctrl: Float[Array, " nu"]
         ) -> tuple[PhysicsState, Contacts]:
             model = apply_params(self.model, self.robot, params)
-
-            def substep(_: int, carry: tuple[PhysicsState, Array]) -> tuple[PhysicsState, Array]:
-                s, _ = carry
-                data = template.replace(qpos=s.qpos, qvel=s.qvel, qacc_warmstart=s.qacc_warmstart, ctrl=ctrl)
-                data = mjx.step(model, data)
-                return PhysicsState(data.qpos, data.qvel, data.qacc_warmstart), data.sensordata
-
-            state, sensordata = jax.lax.fori_loop(0, num_substeps, substep, (state, template.sensordata))
+            state, sensordata = advance(model, template.replace(ctrl=ctrl), state, num_substeps)
             return state, _contacts(self.robot, sensordata)
 
         params_axis = 0 if params.foot_friction.ndim == 1 else None
@@ -167,15 +162,63 @@ def make_physics(robot: RobotModel, backend: Backend = "auto") -> Physics:
     model = mjx.put_model(robot.mj_model, impl="jax")
     if not use_warp:
         return Physics(robot=robot, backend="jax", model=model, kinematics_model=model)
-    warp_model = mjx.put_model(robot.mj_model, impl="warp")
-    return Physics(robot=robot, backend="warp", model=warp_model, kinematics_model=model)
+    return Physics(robot=robot, backend="warp", model=_put_warp_model(robot), kinematics_model=model)
 
 
-def _make_data(physics: Physics, batch: int) -> mjx.Data:
+def _put_warp_model(robot: RobotModel) -> mjx.Model:
+    from mujoco.mjx.third_party.mujoco_warp import OverflowType  # needs warp-lang
+
+    model = mjx.put_model(robot.mj_model, impl="warp")
+    # The solver is meant to stop early: do not print that it did, in each step.
+    expected = OverflowType.ITERATIONS | OverflowType.LS_ITERATIONS
+    warn = int(OverflowType.ALL & ~expected)
+    return cast(mjx.Model, model.tree_replace({"opt._impl.warn_overflow": warn}))
+
+
+def _template(physics: Physics, batch: int) -> mjx.Data:
+    """The data of one robot at rest. With Warp its contacts are shared by the whole batch."""
     model = physics.robot.mj_model
-    if physics.backend == "jax":
-        return mjx.make_data(model, impl="jax")
-    return mjx.make_data(model, impl="warp", naconmax=24 * batch, njmax=96)
+    with jax.ensure_compile_time_eval():
+        if physics.backend == "jax":
+            return mjx.make_data(model, impl="jax")
+        # A foot sphere has one contact with the floor at most, of four pyramid edges; a joint is at one limit at most.
+        spheres = sum(len(geoms) for geoms in physics.robot.foot_geom_ids)
+        rows = 4 * spheres + int(model.jnt_limited.sum())
+        data = mjx.make_data(model, impl="warp", naconmax=batch * spheres, njmax=rows)
+    # Nearly all of it is zero: said so, the compiled program holds a fill instead of megabytes of constants.
+    return jax.tree.map(lambda x: x if np.asarray(x).any() else jnp.zeros(x.shape, x.dtype), data)
+
+
+def _load(template: mjx.Data, state: PhysicsState) -> mjx.Data:
+    return template.replace(qpos=state.qpos, qvel=state.qvel, qacc_warmstart=state.qacc_warmstart)
+
+
+def _save(data: mjx.Data) -> PhysicsState:
+    return PhysicsState(qpos=data.qpos, qvel=data.qvel, qacc_warmstart=data.qacc_warmstart)
+
+
+def _advance_jax(
+    model: mjx.Model, template: mjx.Data, state: PhysicsState, num_substeps: int
+) -> tuple[PhysicsState, Float[Array, " nsensordata"]]:
+    """Carries only the state from substep to substep, so that XLA may keep everything else inside one."""
+
+    def substep(_: int, carry: tuple[PhysicsState, Array]) -> tuple[PhysicsState, Array]:
+        data = mjx.step(model, _load(template, carry[0]))
+        return _save(data), data.sensordata
+
+    return jax.lax.fori_loop(0, num_substeps, substep, (state, template.sensordata))
+
+
+def _advance_warp(
+    model: mjx.Model, template: mjx.Data, state: PhysicsState, num_substeps: int
+) -> tuple[PhysicsState, Float[Array, " nsensordata"]]:
+    """Carries the whole data, which Warp updates in place.
+
+    Warp replays a captured CUDA graph when it finds its buffers at the addresses of an earlier call, and captures anew
+    when it does not; inside one compiled loop the addresses stay.
+    """
+    data = jax.lax.fori_loop(0, num_substeps, lambda _, data: mjx.step(model, data), _load(template, state))
+    return _save(data), data.sensordata
 
 
 def _contacts(robot: RobotModel, sensordata: Float[Array, " nsensordata"]) -> Contacts:

@@ -49,6 +49,11 @@ class VelocityEnv:
         return self.config.dt
 
     @property
+    def max_steps(self) -> int:
+        """Control steps of a full episode."""
+        return round(self.config.episode_seconds / self.dt)
+
+    @property
     def action_size(self) -> int:
         """Joint targets."""
         return self.robot.num_joints
@@ -68,7 +73,7 @@ class VelocityEnv:
     # --- Brax's functional shape -----------------------------------------------------------------------------------
 
     def reset(self, keys: PRNGKeyArray) -> State:
-        """Fresh episodes at random phases of their length, so that time-outs do not come all at once.
+        """Fresh episodes, by default at random times of their length.
 
         Args:
             keys: one random key per robot, (B, 2).
@@ -82,8 +87,8 @@ class VelocityEnv:
         home = jax.vmap(self._home)(params)
         physics, kin = jax.vmap(self._stand)(keys[:, 1], home)
         task = jax.vmap(self._start)(keys[:, 2], params, bias, home, kin)
-        limit = round(self.config.episode_seconds / self.dt)
-        steps = jax.vmap(lambda key: jax.random.randint(key, (), 0, limit))(keys[:, 3])
+        latest = self.max_steps if self.config.start.random_phase else 1
+        steps = jax.vmap(lambda key: jax.random.randint(key, (), 0, latest))(keys[:, 3])
         task = self._plan(task.replace(steps=steps), kin, jnp.zeros((), jnp.int32))
         contacts = Contacts(jnp.zeros((batch, 2, 3)), jnp.zeros((batch, 2), bool))
         task, obs = jax.vmap(self._observe)(task, kin, physics, contacts)
@@ -112,7 +117,7 @@ class VelocityEnv:
         )
 
         fallen = jax.vmap(lambda k: has_fallen(self.robot, k, self.config.tilt_limit))(kin) | ~finite
-        timed_out = (task.steps >= round(self.config.episode_seconds / self.dt)) & ~fallen
+        timed_out = (task.steps >= self.max_steps) & ~fallen
         done = fallen | timed_out
         final_obs = jax.vmap(self._observe)(task, kin, physics, contacts)[1]
 

@@ -210,7 +210,8 @@ def _measure(
 ) -> RobotModel:
     joint_ids = np.array([model.joint(name).id for name in joint_names])
     limits = np.where(model.jnt_limited[joint_ids, None] > 0, model.jnt_range[joint_ids], [-np.inf, np.inf])
-    foot_geom_ids = tuple(np.array([model.geom(name).id for name in foot]) for foot in robot.foot_geoms)
+    left, right = (np.array([model.geom(name).id for name in foot]) for foot in robot.foot_geoms)
+    foot_geom_ids = (left, right)
     foot_site_ids = np.array([model.site(name).id for name in robot.foot_sites])
     base_body_id = model.body(robot.base_body).id
     kp, effort = np.array([g.kp for g in groups]), np.array([g.effort for g in groups])
@@ -269,8 +270,7 @@ def _nominal_data(
 
 
 def _shrink(limits: Float[np.ndarray, "nu 2"], factor: float) -> Float[np.ndarray, "nu 2"]:
-    finite = np.isfinite(limits).all(axis=1)
-    centre = np.where(finite, np.where(finite[:, None], limits, 0.0).mean(axis=1), 0.0)[:, None]
+    centre = np.array([np.mean(pair) if np.isfinite(pair).all() else 0.0 for pair in limits])[:, None]
     return centre + factor * (limits - centre)
 
 
