@@ -74,6 +74,7 @@ class Learner:
     Attributes:
         config: The settings.
         networks: Brax's networks, for `learning.rollout_step` and the like.
+        action_size: Entries of an action.
         compile_seconds: Time spent in tracing and compiling so far.
     """
 
@@ -97,6 +98,7 @@ class Learner:
         self.compile_seconds = 0.0
         self._env = _ShardedEnv(env, mesh)
         self.networks = make_networks(config, self._env.observation_size, self._env.action_size)
+        self.action_size = self._env.action_size
         self._step = rollout_step(self._env, self.networks)
         self._replicated = NamedSharding(mesh, PartitionSpec())
         self._split = NamedSharding(mesh, PartitionSpec(ENV_AXIS))
@@ -120,7 +122,7 @@ class Learner:
 
     def _init(self, key: UInt32[Array, " 2"]) -> TrainState:
         key, key_policy, key_value, key_env = jax.random.split(key, 4)
-        weights = Weights(
+        weights: Any = Weights(
             policy=self.networks.policy_network.init(key_policy), value=self.networks.value_network.init(key_value)
         )
         state = TrainState(
