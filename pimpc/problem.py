@@ -100,6 +100,11 @@ def mask_horizon(problem: LTVProblem) -> LTVProblem:
     return dataclasses.replace(problem, **{name: mask(name) for name in staged}, horizon=None)
 
 
+def as_matrices(W: Float[Array, "N n"] | Float[Array, "N n n"]) -> Float[Array, "N n n"]:
+    """Stage weights as matrices, whichever way they were given."""
+    return jax.vmap(jnp.diag)(W) if W.ndim == 2 else W
+
+
 def weigh(W: Float[Array, "N n"] | Float[Array, "N n n"], v: Float[Array, "N n"]) -> Float[Array, "N n"]:
     """Multiplies the rows of `v` by stage weights, given as diagonals or as matrices."""
     return W * v if W.ndim == 2 else jnp.einsum("kij,kj->ki", W, v, precision=jax.lax.Precision.HIGHEST)

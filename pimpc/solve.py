@@ -1,11 +1,78 @@
 """The one entry point: solve a problem with a method, and judge the answer independently of the method."""
 
-from typing import Any
+import functools
 
-from pimpc.problem import LTVProblem
-from pimpc.solution import Solution
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, PyTree
+
+from pimpc.condensed import CondensedADMM
+from pimpc.method import Method, Outcome
+from pimpc.problem import LTVProblem, cost, mask_horizon, roll_out
+from pimpc.residuals import Residuals, kkt_residuals
+from pimpc.solution import Solution, Status
+from pimpc.validation import check_structure, finite
 
 
-def solve(problem: LTVProblem, method: Any = None, warm_start: Any = None) -> Solution:
-    """Solves one problem; use `jax.vmap` for a batch (under construction)."""
-    raise NotImplementedError("The methods are not written yet.")
+def solve(problem: LTVProblem, method: Method | None = None, warm_start: PyTree | None = None) -> Solution:
+    """Solves one problem. Use `jax.vmap` for a batch: no instance depends on its neighbours.
+
+    Args:
+        problem: The problem; its arrays share one floating-point type, in which it is solved.
+        method: The method and its settings; `CondensedADMM()` if none is given.
+        warm_start: `Solution.warm_start` of an earlier solve by the same kind of method of a problem of the same shape.
+            One that is not finite is ignored.
+
+    Returns:
+        The plan, and per instance whether it is right. The states are the exact roll-out of the inputs, and the
+        residuals and the status are those of the returned states and inputs.
+
+    Raises:
+        ValueError: If a field has a wrong shape or is missing (see `pimpc.validate` for errors in the values).
+        TypeError: If a field has a wrong type.
+    """
+    problem = jax.tree.map(jnp.asarray, problem)
+    check_structure(problem)
+    return _solve(problem, CondensedADMM() if method is None else method, warm_start)
+
+
+@functools.partial(jax.jit, static_argnames="method")
+def _solve(problem: LTVProblem, method: Method, warm_start: PyTree | None) -> Solution:
+    problem = mask_horizon(problem)
+    sound = finite(problem)
+    cold = method.cold_start(problem)
+    start = cold if warm_start is None else _where(_all_finite(warm_start), warm_start, cold)
+    outcome = method.run(problem, start, sound)
+    u = jnp.where(sound & jnp.all(jnp.isfinite(outcome.u)), outcome.u, jnp.nan)
+    x = roll_out(problem, u)
+    residuals = kkt_residuals(problem, x, u, outcome.multipliers)
+    status = _status(sound, residuals, outcome, method.tolerance)
+    keep = (status != Status.NONFINITE) & (status != Status.NONFINITE_INPUT) & _all_finite(outcome.state)
+    return Solution(
+        x=x,
+        u=u,
+        status=status,
+        iterations=outcome.iterations,
+        primal_residual=residuals.primal,
+        dual_residual=residuals.dual,
+        cost=cost(problem, x, u),
+        warm_start=_where(keep, outcome.state, cold),
+    )
+
+
+def _where(condition: Bool[Array, ""], then: PyTree, otherwise: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), then, otherwise)
+
+
+def _all_finite(tree: PyTree) -> Bool[Array, ""]:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def _status(sound: Bool[Array, ""], residuals: Residuals, outcome: Outcome, tolerance: float) -> Array:
+    """Judges the returned plan: residuals decide, the method is believed only when it proves infeasibility."""
+    worst = jnp.maximum(residuals.primal, residuals.dual)
+    code = jnp.where(worst <= 10 * tolerance, Status.SOLVED_INACCURATE, Status.MAX_ITERATIONS)
+    code = jnp.where(worst <= tolerance, Status.SOLVED, code)
+    code = jnp.where(outcome.infeasible, Status.INFEASIBLE, code)
+    code = jnp.where(jnp.isfinite(worst), code, Status.NONFINITE)
+    return jnp.where(sound, code, Status.NONFINITE_INPUT).astype(jnp.int32)

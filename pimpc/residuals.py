@@ -1,0 +1,286 @@
+"""How far inputs and multipliers are from the optimum, judged from the problem alone.
+
+With p_k the costate of x_{k+1} and λ, μ, ν the multipliers of the rows G_k, of the input bounds and of the state bounds
+(positive at an upper bound, negative at a lower one), the optimality conditions of the problem in `pimpc.problem` are
+
+    ∇J_k + G_kᵀ λ_k + μ_k = 0,   ∇J_k = R_k(u_k − u_ref,k) + S_k(u_k − u_{k−1}) − S_{k+1}(u_{k+1} − u_k) + B_kᵀ p_k,
+    p_k = Q_k (x_{k+1} − x_ref,k) + ν_k + A_{k+1}ᵀ p_{k+1},
+
+feasibility, and a zero product of every multiplier with its slack.
+
+Violations are relative to the largest magnitude that the same row of G, input or state component reaches over the
+horizon, so that newtons, newton-metres and metres are not mixed. The other two conditions are measured by what they
+cost: for feasible inputs, the cost exceeds the optimum by at most the sum of the products |multiplier × slack| and of
+½ gᵀH⁻¹g, where g is the gradient of the Lagrangian and H the Hessian. This is the duality gap (Boyd and Vandenberghe,
+Convex Optimization, section 5.5.1), given here relative to the cost.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from pimpc.problem import LTVProblem, as_matrices, cost, input_rates, mask_horizon, weigh
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Multipliers:
+    """Lagrange multipliers in the units of the cost per unit of the constraint.
+
+    Attributes:
+        rows: Of G_k u_k ≤ h_k, not negative; None without `G`.
+        inputs: Of the input bounds, positive at the upper one and negative at the lower one; None without bounds.
+        states: Of the state bounds, signed likewise; None without bounds.
+    """
+
+    rows: Float[Array, "*batch N m"] | None = None
+    inputs: Float[Array, "*batch N nu"] | None = None
+    states: Float[Array, "*batch N nx"] | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Residuals:
+    """Relative violations of the optimality conditions; each is zero at the optimum.
+
+    Attributes:
+        primal: Largest constraint violation, the defect of the dynamics included.
+        stationarity: Part of the duality gap that is due to the gradient of the Lagrangian, relative to the cost.
+        complementarity: Part of the duality gap that is due to multipliers of constraints with slack, relative.
+    """
+
+    primal: Float[Array, "*batch"]
+    stationarity: Float[Array, "*batch"]
+    complementarity: Float[Array, "*batch"]
+
+    @property
+    def dual(self) -> Float[Array, "*batch"]:
+        """The duality gap relative to the cost: by how much the cost can exceed the optimum, if `primal` is zero."""
+        return self.stationarity + self.complementarity
+
+
+def zero_multipliers(problem: LTVProblem) -> Multipliers:
+    """Multipliers of the right shapes, all zero."""
+    bounded = problem.u_min is not None or problem.u_max is not None
+    confined = problem.x_min is not None or problem.x_max is not None
+    return Multipliers(
+        None if problem.h is None else jnp.zeros_like(problem.h),
+        jnp.zeros_like(problem.u_ref) if bounded else None,
+        jnp.zeros_like(problem.x_ref) if confined else None,
+    )
+
+
+def fixed_inputs(problem: LTVProblem) -> Array:
+    """Inputs whose bounds coincide, (N, nu) booleans: constants, not variables."""
+    if problem.u_min is None or problem.u_max is None:
+        return jnp.zeros(problem.u_ref.shape, bool)
+    return problem.u_min == problem.u_max
+
+
+def costates(
+    problem: LTVProblem, x: Float[Array, "N+1 nx"], states: Float[Array, "N nx"] | None = None
+) -> Float[Array, "N nx"]:
+    """The derivatives of all costs of x_{k+1}, x_{k+2}, … with respect to x_{k+1}.
+
+    Args:
+        problem: One problem without a `horizon`.
+        x: States x_0 … x_N.
+        states: Multipliers of the state bounds, if these count.
+
+    Returns:
+        Costates p_0 … p_{N−1}.
+    """
+    slope = weigh(problem.Q, x[1:] - problem.x_ref)
+    slope = slope if states is None else slope + states
+    A_next = jnp.concatenate([problem.A[1:], jnp.zeros_like(problem.A[:1])])
+
+    def step(p: Array, stage: tuple[Array, Array]) -> tuple[Array, Array]:
+        A, q = stage
+        p = q + jnp.matmul(p, A, precision=_HIGHEST)
+        return p, p
+
+    _, p = jax.lax.scan(step, jnp.zeros_like(problem.x0), (A_next, slope), reverse=True)
+    return p
+
+
+def input_gradient(
+    problem: LTVProblem, x: Float[Array, "N+1 nx"], u: Float[Array, "N nu"], states: Float[Array, "N nx"] | None = None
+) -> Float[Array, "N nu"]:
+    """The derivative of the cost with respect to the inputs, the dynamics eliminated.
+
+    Args:
+        problem: One problem without a `horizon`.
+        x: States x_0 … x_N, the roll-out of `u`.
+        u: Inputs.
+        states: Multipliers of the state bounds; their terms are then added.
+
+    Returns:
+        The gradient ∇J_k.
+    """
+    effort = weigh(problem.R, u - problem.u_ref)
+    rate = weigh(problem.S, input_rates(problem, u))
+    rate_next = jnp.concatenate([rate[1:], jnp.zeros_like(rate[:1])])
+    tracking = jnp.einsum("kij,ki->kj", problem.B, costates(problem, x, states), precision=_HIGHEST)
+    return effort + rate - rate_next + tracking
+
+
+def _relative(value: Array, *magnitudes: Array | None) -> Array:
+    """Largest entry of `value`, each column against the largest finite magnitude of that column over the horizon."""
+    scale = jnp.full(value.shape[-1:], jnp.finfo(value.dtype).tiny, value.dtype)
+    for magnitude in magnitudes:
+        if magnitude is not None:
+            scale = jnp.maximum(scale, jnp.max(jnp.where(jnp.isfinite(magnitude), jnp.abs(magnitude), 0), axis=0))
+    return jnp.max(value / scale, initial=0)
+
+
+def _excess(value: Array, lower: Array | None, upper: Array | None) -> Array:
+    """By how much `value` leaves its bounds, entry by entry."""
+    excess = jnp.zeros_like(value)
+    excess = excess if upper is None else jnp.maximum(excess, value - upper)
+    return excess if lower is None else jnp.maximum(excess, lower - value)
+
+
+def primal_residual(problem: LTVProblem, x: Float[Array, "N+1 nx"], u: Float[Array, "N nu"]) -> Float[Array, ""]:
+    """Largest relative violation of a constraint, the dynamics included (see `kkt_residuals`)."""
+    problem = mask_horizon(problem)
+    terms = (
+        jnp.einsum("kij,kj->ki", problem.A, x[:-1], precision=_HIGHEST),
+        jnp.einsum("kij,kj->ki", problem.B, u, precision=_HIGHEST),
+        problem.e,
+    )
+    defect = jnp.abs(x[1:] - sum(terms, jnp.zeros_like(problem.e)))
+    worst = _relative(defect, x[1:], *terms)
+    if problem.G is not None and problem.h is not None:
+        Gu = jnp.einsum("kij,kj->ki", problem.G, u, precision=_HIGHEST)
+        reach = jnp.einsum("kij,kj->ki", jnp.abs(problem.G), jnp.abs(u), precision=_HIGHEST)
+        worst = jnp.maximum(worst, _relative(_excess(Gu, None, problem.h), reach, problem.h))
+    inputs = _relative(_excess(u, problem.u_min, problem.u_max), u, problem.u_min, problem.u_max)
+    states = _relative(_excess(x[1:], problem.x_min, problem.x_max), x[1:], problem.x_min, problem.x_max)
+    return jnp.maximum(worst, jnp.maximum(inputs, states))
+
+
+def complementarity_gap(
+    problem: LTVProblem, x: Float[Array, "N+1 nx"], u: Float[Array, "N nu"], multipliers: Multipliers
+) -> Float[Array, ""]:
+    """The sum of |multiplier × slack| over all constraints, in the units of the cost."""
+    gap = jnp.zeros((), u.dtype)
+    free = jnp.where(fixed_inputs(problem), 0, 1)
+    if multipliers.rows is not None and problem.G is not None:
+        Gu = jnp.einsum("kij,kj->ki", problem.G, u, precision=_HIGHEST)
+        gap += _gap(multipliers.rows, Gu, None, problem.h)
+    if multipliers.inputs is not None:
+        gap += _gap(free * multipliers.inputs, u, problem.u_min, problem.u_max)
+    if multipliers.states is not None:
+        gap += _gap(multipliers.states, x[1:], problem.x_min, problem.x_max)
+    return gap
+
+
+def _gap(multiplier: Array, value: Array, lower: Array | None, upper: Array | None) -> Array:
+    """The sum of |multiplier × slack| over entries, each against the bound that the multiplier's sign names."""
+    gap = jnp.zeros((), value.dtype)
+    for bound, force in ((upper, jnp.maximum(multiplier, 0)), (lower, jnp.maximum(-multiplier, 0))):
+        if bound is None:
+            gap += jnp.where(jnp.any(force > 0), jnp.inf, 0)
+        else:
+            gap += jnp.sum(jnp.where(force > 0, force * jnp.abs(bound - value), 0))
+    return gap
+
+
+def lagrangian_gradient(
+    problem: LTVProblem, x: Float[Array, "N+1 nx"], u: Float[Array, "N nu"], multipliers: Multipliers
+) -> Float[Array, "N nu"]:
+    """The derivative of the Lagrangian with respect to the inputs, zero on fixed ones.
+
+    Args:
+        problem: One problem without a `horizon`.
+        x: States x_0 … x_N, the roll-out of `u`.
+        u: Inputs.
+        multipliers: Lagrange multipliers.
+
+    Returns:
+        The left-hand side of the first condition in the module's docstring.
+    """
+    gradient = input_gradient(problem, x, u, multipliers.states)
+    if multipliers.rows is not None and problem.G is not None:
+        gradient += jnp.einsum("kij,ki->kj", problem.G, multipliers.rows, precision=_HIGHEST)
+    if multipliers.inputs is not None:
+        gradient += multipliers.inputs
+    return jnp.where(fixed_inputs(problem), 0, gradient)
+
+
+def newton_decrement(problem: LTVProblem, gradient: Float[Array, "N nu"]) -> Float[Array, ""]:
+    """Half of gradientᵀ H⁻¹ gradient, H the Hessian of the cost on the inputs that are not fixed, in O(N) operations.
+
+    It is the cost that a Newton step without constraints would save: dynamic programming on the state (x_k, u_{k−1}),
+    backward from the last stage, whose value function only its constant is needed of.
+
+    Args:
+        problem: One problem without a `horizon`.
+        gradient: A gradient in the inputs, zero on fixed ones.
+
+    Returns:
+        The decrement, in the units of the cost; NaN if H is not positive definite.
+    """
+    _, nx, nu = problem.B.shape
+    free = ~fixed_inputs(problem)
+
+    def step(carry: tuple[Array, ...], stage: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array]:
+        P, p = carry  # value of (x_{k+1}, u_k): ½ξᵀPξ + pᵀξ
+        A, B, Q, R, S, l, mask = stage
+        P = P.at[:nx, :nx].add(Q)
+        drive = jnp.concatenate([B, jnp.eye(nu, dtype=B.dtype)]) * mask
+        drift = jnp.concatenate([A, jnp.zeros((nu, nx), A.dtype)])
+        PD = jnp.matmul(P, drive, precision=_HIGHEST)
+        K = jnp.matmul(drive.T, PD, precision=_HIGHEST) + (R + S) * (mask[:, None] & mask) + jnp.diag(1.0 - mask)
+        cross = jnp.concatenate([jnp.matmul(PD.T, drift, precision=_HIGHEST), -S * mask[:, None]], axis=1)
+        slope = l + jnp.matmul(drive.T, p, precision=_HIGHEST)
+        factor = jnp.linalg.cholesky(K)
+        halves = jnp.concatenate([cross, slope[:, None]], axis=1)
+        halves = jax.lax.linalg.triangular_solve(factor, halves, left_side=True, lower=True)
+        gain, half = halves[:, :-1], halves[:, -1]
+        P_x = jnp.matmul(drift.T, jnp.matmul(P, drift, precision=_HIGHEST), precision=_HIGHEST)
+        P = jax.scipy.linalg.block_diag(P_x, S) - jnp.matmul(gain.T, gain, precision=_HIGHEST)
+        p = jnp.concatenate([jnp.matmul(drift.T, p, precision=_HIGHEST), jnp.zeros_like(l)])
+        return (P, p - jnp.matmul(gain.T, half, precision=_HIGHEST)), 0.5 * jnp.sum(half**2)
+
+    dtype = gradient.dtype
+    start = jnp.zeros((nx + nu, nx + nu), dtype), jnp.zeros(nx + nu, dtype)
+    weights = (as_matrices(W) for W in (problem.Q, problem.R, problem.S))
+    _, savings = jax.lax.scan(step, start, (problem.A, problem.B, *weights, gradient, free), reverse=True)
+    return jnp.sum(savings)
+
+
+def cost_scale(problem: LTVProblem, x: Float[Array, "N+1 nx"], u: Float[Array, "N nu"]) -> Float[Array, ""]:
+    """What a gap is relative to: the cost, or the rounding of its terms when these cancel."""
+    squares = [(problem.Q, x[1:]), (problem.Q, problem.x_ref), (problem.R, u), (problem.R, problem.u_ref)]
+    terms = sum((jnp.sum(jnp.abs(v * weigh(W, v))) for W, v in squares), jnp.zeros((), u.dtype))
+    eps = jnp.finfo(u.dtype)
+    return jnp.maximum(cost(problem, x, u), 100 * eps.eps * terms + eps.tiny)
+
+
+def kkt_residuals(
+    problem: LTVProblem, x: Float[Array, "N+1 nx"], u: Float[Array, "N nu"], multipliers: Multipliers
+) -> Residuals:
+    """Measures a plan and its multipliers against the optimality conditions, whoever computed them.
+
+    Args:
+        problem: One problem (not a batch; `jax.vmap` this function otherwise).
+        x: States x_0 … x_N.
+        u: Inputs u_0 … u_{N−1}.
+        multipliers: Lagrange multipliers, for instance `solution.warm_start.multipliers`.
+
+    Returns:
+        Relative residuals. The inputs are optimal if and only if all are zero.
+    """
+    problem = mask_horizon(problem)
+    scale = cost_scale(problem, x, u)
+    gradient = lagrangian_gradient(problem, x, u, multipliers)
+    return Residuals(
+        primal_residual(problem, x, u),
+        newton_decrement(problem, gradient) / scale,
+        complementarity_gap(problem, x, u, multipliers) / scale,
+    )
