@@ -84,16 +84,17 @@ class VelocityEnv:
         params, bias = jax.vmap(
             lambda key: randomize(key, self.config.randomization, nominal, self.robot.base_body_id)
         )(keys[:, 0])
-        home = jax.vmap(self._home)(params)
+        home = jax.vmap(lambda p: self._kinematics(p, self._at_home()))(params)
         physics, kin = jax.vmap(self._stand)(keys[:, 1], home)
         task = jax.vmap(self._start)(keys[:, 2], params, bias, home, kin)
         latest = self.max_steps if self.config.start.random_phase else 1
         steps = jax.vmap(lambda key: jax.random.randint(key, (), 0, latest))(keys[:, 3])
-        task = self._plan(task.replace(steps=steps), kin, jnp.zeros((), jnp.int32))
+        task = task.replace(steps=steps)
         contacts = Contacts(jnp.zeros((batch, 2, 3)), jnp.zeros((batch, 2), bool))
         task, obs = jax.vmap(self._observe)(task, kin, physics, contacts)
         zeros = jnp.zeros(batch)
-        info = {"task": task, "tick": jnp.zeros(batch, jnp.int32), "truncation": zeros, "final_obs": obs}
+        tick = jnp.full(batch, -1, jnp.int32)  # the first step is the MPC's first
+        info = {"task": task, "tick": tick, "truncation": zeros, "final_obs": obs}
         return State(physics, obs, zeros, zeros, dict.fromkeys(self.metric_names, zeros), info)
 
     def step(self, state: State, action: Float[Array, "B nj"]) -> State:
@@ -109,12 +110,14 @@ class VelocityEnv:
         target = self.robot.default_joint_pos + self.robot.action_scale * action - task.encoder_bias
         stepped, contacts = self.physics.step(task.params, physics, target, self.config.decimation)
         finite = jax.vmap(_is_finite)(stepped)
-        physics = _select(finite, stepped, physics)
+        # A diverged robot is judged at home and earns nothing: its numbers must reach neither reward nor statistics.
+        physics = _select(finite, stepped, self._at_home())
         contacts = _select(finite, contacts, jax.tree.map(jnp.zeros_like, contacts))
         kin = jax.vmap(self._kinematics)(task.params, physics)
         task, reward, metrics = jax.vmap(self._score, in_axes=(0, 0, 0, 0, 0, None))(
             task, kin, physics, contacts, action, now
         )
+        reward, metrics = _select(finite, (reward, metrics), jax.tree.map(jnp.zeros_like, (reward, metrics)))
 
         fallen = jax.vmap(lambda k: has_fallen(self.robot, k, self.config.tilt_limit))(kin) | ~finite
         timed_out = (task.steps >= self.max_steps) & ~fallen
@@ -155,10 +158,10 @@ class VelocityEnv:
         model = apply_params(self.physics.kinematics_model, self.robot, params)
         return kinematics(model, self.robot, physics.qpos, physics.qvel)
 
-    def _home(self, params: ModelParams) -> Kinematics:
-        """The robot at rest in the default pose at the world's origin."""
+    def _at_home(self) -> PhysicsState:
+        """The default pose at rest at the world's origin."""
         qpos = jnp.asarray(self.robot.default_qpos, jnp.float32)
-        return self._kinematics(params, self.physics.init(qpos, jnp.zeros(self.robot.mj_model.nv)))
+        return self.physics.init(qpos, jnp.zeros(self.robot.mj_model.nv))
 
     def _stand(self, key: PRNGKeyArray, home: Kinematics) -> tuple[PhysicsState, Kinematics]:
         """The default pose at rest, somewhere on the plane."""
@@ -170,8 +173,9 @@ class VelocityEnv:
         shift = jnp.concatenate([xy, z])
         zero = jnp.zeros(())
         quaternion = jnp.stack([jnp.cos(yaw / 2), zero, zero, jnp.sin(yaw / 2)])
-        qpos = jnp.asarray(self.robot.default_qpos, jnp.float32).at[:3].add(shift).at[3:7].set(quaternion)
-        return self.physics.init(qpos, jnp.zeros(self.robot.mj_model.nv)), stand_at(home, shift, yaw)
+        at_home = self._at_home()
+        qpos = at_home.qpos.at[:3].add(shift).at[3:7].set(quaternion)
+        return at_home.replace(qpos=qpos), stand_at(home, shift, yaw)
 
     def _start(
         self,

@@ -59,7 +59,10 @@ def gait(ctx: Context) -> Scalar:
 
 
 def foot_flat(ctx: Context) -> Scalar:
-    """Mean over feet of exp(−sin²θ/0.3), θ the tilt of the sole; for small tilts the released exp(−2(q_x²+q_y²)/0.15)."""
+    """Mean over feet of exp(−sin²θ/0.3), θ the tilt of the sole.
+
+    For small tilts this is the released exp(−2(q_x² + q_y²)/0.15) without its dependence on the foot's yaw.
+    """
     return jnp.mean(jnp.exp(-(ctx.tilt_foot**2) / 0.3))
 
 
