@@ -50,15 +50,16 @@ class ModelParams:
 def nominal_params(robot: RobotModel) -> ModelParams:
     """The robot's own parameters, one instance (no batch axis)."""
     model = robot.mj_model
-    return ModelParams(
-        foot_friction=jnp.asarray(robot.robot.foot_friction),
-        body_mass=jnp.asarray(model.body_mass),
-        body_inertia=jnp.asarray(model.body_inertia),
-        body_ipos=jnp.asarray(model.body_ipos),
-        kp=jnp.asarray(robot.kp),
-        kd=jnp.asarray(robot.kd),
-        armature=jnp.asarray(robot.armature),
+    values = ModelParams(
+        foot_friction=np.array(robot.robot.foot_friction),
+        body_mass=model.body_mass,
+        body_inertia=model.body_inertia,
+        body_ipos=model.body_ipos,
+        kp=robot.kp,
+        kd=robot.kd,
+        armature=robot.armature,
     )
+    return jax.tree.map(jnp.asarray, values)
 
 
 def apply_params(model: mjx.Model, robot: RobotModel, params: ModelParams) -> mjx.Model:
@@ -133,7 +134,7 @@ class Physics:
             params: ModelParams, state: PhysicsState, ctrl: Float[Array, " nu"]
         ) -> tuple[PhysicsState, Contacts]:
             model = apply_params(self.model, self.robot, params)
-            state, sensordata = advance(model, template.replace(ctrl=ctrl), state, num_substeps)
+            state, sensordata = advance(self.robot, model, template.replace(ctrl=ctrl), state, num_substeps)
             return state, _contacts(self.robot, sensordata)
 
         params_axis = 0 if params.foot_friction.ndim == 1 else None
@@ -198,19 +199,34 @@ def _save(data: mjx.Data) -> PhysicsState:
 
 
 def _advance_jax(
-    model: mjx.Model, template: mjx.Data, state: PhysicsState, num_substeps: int
+    robot: RobotModel, model: mjx.Model, template: mjx.Data, state: PhysicsState, num_substeps: int
 ) -> tuple[PhysicsState, Float[Array, " nsensordata"]]:
     """Carries only the state from substep to substep, so that XLA may keep everything else inside one."""
 
     def substep(_: int, carry: tuple[PhysicsState, Array]) -> tuple[PhysicsState, Array]:
-        data = mjx.step(model, _load(template, carry[0]))
+        data = _load(template, carry[0])
+        data = mjx.step(*_without_clamped_damping(robot, model, data))
         return _save(data), data.sensordata
 
     return jax.lax.fori_loop(0, num_substeps, substep, (state, template.sensordata))
 
 
+def _without_clamped_damping(robot: RobotModel, model: mjx.Model, data: mjx.Data) -> tuple[mjx.Model, mjx.Data]:
+    """Takes the damping of saturated actuators out of the model, without changing their force.
+
+    The implicit integrator treats the actuators' damping implicitly. C MuJoCo and Warp leave out the actuators whose
+    force is clamped, which then does not depend on velocity; MJX's JAX backend does not (mujoco-mjx 3.17).
+    """
+    gain, bias = model.actuator_gainprm, model.actuator_biasprm
+    q, qd = data.qpos[robot.qpos_adr], data.qvel[robot.dof_adr]
+    force = gain[:, 0] * data.ctrl + bias[:, 1] * q + bias[:, 2] * qd
+    clamped = jnp.abs(force) >= model.actuator_forcerange[:, 1]
+    model = model.replace(actuator_biasprm=bias.at[:, 2].set(jnp.where(clamped, 0.0, bias[:, 2])))
+    return model, data.replace(ctrl=jnp.where(clamped, q + force / gain[:, 0], data.ctrl))
+
+
 def _advance_warp(
-    model: mjx.Model, template: mjx.Data, state: PhysicsState, num_substeps: int
+    _: RobotModel, model: mjx.Model, template: mjx.Data, state: PhysicsState, num_substeps: int
 ) -> tuple[PhysicsState, Float[Array, " nsensordata"]]:
     """Carries the whole data, which Warp updates in place.
 

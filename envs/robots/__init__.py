@@ -8,7 +8,7 @@ from types import ModuleType
 from envs.robots.g1 import G1
 from envs.robots.robot import JointGroup, PoseStd, Robot, RobotModel, compile_robot
 
-__all__ = ["JointGroup", "PoseStd", "Robot", "RobotModel", "compile_robot", "get_robot"]
+__all__ = ["G1", "JointGroup", "PoseStd", "Robot", "RobotModel", "compile_robot", "get_robot"]
 
 _BUILT_IN = {G1.name: G1}
 

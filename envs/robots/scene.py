@@ -14,7 +14,7 @@ CAMERA = "track"
 # Contact sensor data: found, force, normal, tangent, 1 + 3 + 3 + 3 numbers in this order.
 _CONTACT_DATA = (1 << 0) | (1 << 1) | (1 << 5) | (1 << 6)
 CONTACT_DIM = 10
-_REDUCE_MAXFORCE = 2
+_REDUCE_MINDIST = 1
 
 
 def contact_sensor(geom: str) -> str:
@@ -95,8 +95,9 @@ def set_contacts(spec: mujoco.MjSpec, foot_geoms: Sequence[str], friction: float
             geom.friction[0] = friction
         elif geom.name != FLOOR:
             geom.contype, geom.conaffinity = 0, 0
-    # MJX's JAX backend matches geoms only, and finds the matching contact only with this reduction. The floor comes
-    # first so that the sensor's normal points up and its force is that of the floor on the foot.
+    # MJX's JAX backend matches geoms only, and always finds the matching contact only with this reduction (with the
+    # largest force it reports another contact where a touching sphere bears none). The floor comes first so that the
+    # sensor's normal points up and its force is that of the floor on the foot.
     for name in foot_geoms:
         spec.add_sensor(
             name=contact_sensor(name),
@@ -105,7 +106,7 @@ def set_contacts(spec: mujoco.MjSpec, foot_geoms: Sequence[str], friction: float
             objname=FLOOR,
             reftype=mujoco.mjtObj.mjOBJ_GEOM,
             refname=name,
-            intprm=(_CONTACT_DATA, _REDUCE_MAXFORCE, 1),
+            intprm=(_CONTACT_DATA, _REDUCE_MINDIST, 1),
         )
 
 
