@@ -165,8 +165,8 @@ def _round(method: CondensedADMM, problem: LTVProblem, data: _Condensed, state: 
     upper = jnp.where(penalty > 0, root * (upper - at), jnp.inf)
     linear = jnp.where(data.free, state.gradient.ravel(), 0) * unit
 
-    def iterate(_: int, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        _, z, y = carry
+    def iterate(_: int, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        z, y = carry[1:]
         v = jnp.matmul(inverse, rows.pull(z - y) - linear, precision=_HIGHEST)
         w = method.relaxation * rows.apply(v) + (1 - method.relaxation) * z
         z = jnp.clip(w + y, lower, upper)

@@ -94,7 +94,7 @@ def mask_horizon(problem: LTVProblem) -> LTVProblem:
         if value is None:
             return None
         keep = active.reshape((N,) + (1,) * (value.ndim - 1))
-        return jnp.where(keep, value, jnp.asarray(neutral.get(name, 0.0), value.dtype))
+        return jnp.asarray(jnp.where(keep, value, jnp.asarray(neutral.get(name, 0.0), value.dtype)))
 
     staged = [f.name for f in dataclasses.fields(problem) if f.name not in ("x0", "u_prev", "horizon")]
     return dataclasses.replace(problem, **{name: mask(name) for name in staged}, horizon=None)
@@ -149,4 +149,4 @@ def cost(problem: LTVProblem, x: Float[Array, "N+1 nx"], u: Float[Array, "N nu"]
     """
     dx, du, rate = x[1:] - problem.x_ref, u - problem.u_ref, input_rates(problem, u)
     terms = dx * weigh(problem.Q, dx), du * weigh(problem.R, du), rate * weigh(problem.S, rate)
-    return 0.5 * sum(jnp.sum(term) for term in terms)
+    return 0.5 * sum((jnp.sum(term) for term in terms), jnp.zeros((), u.dtype))
