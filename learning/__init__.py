@@ -8,8 +8,9 @@ from learning.networks import AgentParams, make_networks
 from learning.policy import Policy, load_policy, make_policy, save_policy
 from learning.ppo import Learner, TrainState
 from learning.record import new_run_directory, plot_learning_curve
+from learning.result import TrainResult
 from learning.rollout import rollout_step, unroll
-from learning.run import TrainResult, run_learner, train
+from learning.run import run_learner, train
 
 __all__ = [
     "AgentParams",

@@ -19,8 +19,8 @@ def make_evaluator(env: Env, num_episodes: int, max_steps: int) -> Evaluator:
     """Makes a jitted function that runs one episode in each of `num_episodes` environments.
 
     The loop ends with the last episode. Steps after an environment's first episode count for nothing, so that no
-    episode counts twice and short ones weigh no more than long ones. Give an environment whose resets start episodes at their
-    beginning: one that starts them at random phases, as training wants, is judged on what is left of them.
+    episode counts twice and short ones weigh no more than long ones. Give an environment whose resets start episodes
+    at their beginning: one that starts them at random phases, as training wants, is judged on what is left of them.
 
     Args:
         env: The batched environment.

@@ -178,8 +178,8 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
     if not path.exists():
         raise FileNotFoundError(f"There is no policy at '{path}'.")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            data = dict(file)
+        with path.open("rb") as file:
+            data = dict(np.load(file, allow_pickle=False))
         spec = json.loads(str(data.pop("spec")))
         mean, std = jnp.asarray(data.pop("mean")), jnp.asarray(data.pop("std"))
     except (KeyError, ValueError, zipfile.BadZipFile, EOFError) as error:

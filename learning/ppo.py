@@ -105,6 +105,7 @@ class Learner:
         self._abstract_state = jax.eval_shape(self._init, jax.random.PRNGKey(config.seed))
         self._check()
         self.shardings = self._state_shardings()
+        self._jitted_init = jax.jit(self._init, out_shardings=self.shardings)
 
     def _check(self) -> None:
         state = self._abstract_state.env_state
@@ -140,7 +141,7 @@ class Learner:
     def init(self) -> TrainState:
         """The state before the first iteration, drawn from `config.seed`."""
         start = time.perf_counter()
-        state = jax.jit(self._init, out_shardings=self.shardings)(jax.random.PRNGKey(self.config.seed))
+        state = self._jitted_init(jax.random.PRNGKey(self.config.seed))
         jax.block_until_ready(state)
         self.compile_seconds += time.perf_counter() - start
         return state

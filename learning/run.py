@@ -10,48 +10,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from learning import checkpoint, record
 from learning.config import PPOConfig, RunConfig
 from learning.health import NonFiniteError, raise_if_not_finite
 from learning.policy import Policy, make_policy, save_policy
 from learning.ppo import Learner, TrainState
 from learning.progress import Progress, format_count, format_duration, progress_line
+from learning.result import TrainResult
 from learning.stop import StopRequest
-from learning.types import Env
+from learning.types import Env, fetch_scalars
 
 POLICY = "policy.npz"
 ENDINGS = {"steps": "Finished", "minutes": "Out of time", "signal": "Stopped"}
 
 Callback = Callable[[Policy, int], Mapping[str, float] | None]
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainResult:
-    """What a run ended with.
-
-    Attributes:
-        policy: The trained policy.
-        run_dir: Where everything lies.
-        iterations: Done in all, resumed ones included.
-        env_steps: Taken in all, resumed ones included.
-        stopped_by: "steps", "minutes" or "signal".
-        compile_seconds: Tracing, compilation and the first reset.
-        train_seconds: Iterations of this process; neither compilation nor checkpoints.
-        env_steps_per_second: Of these iterations, the steady state.
-        metrics: The last row.
-    """
-
-    policy: Policy
-    run_dir: Path
-    iterations: int
-    env_steps: int
-    stopped_by: str
-    compile_seconds: float
-    train_seconds: float
-    env_steps_per_second: float
-    metrics: dict[str, float]
 
 
 @dataclasses.dataclass
@@ -142,7 +114,7 @@ class _Session:
         """One iteration, timed, with its metrics on the host."""
         start = time.perf_counter()
         state, metrics, health = self.learner.iterate(state)
-        metrics, health = jax.device_get((metrics, health))
+        metrics, health = fetch_scalars((metrics, health))
         seconds = time.perf_counter() - start
         raise_if_not_finite(health, iteration, self.learner.config.num_envs)
         self.clock.train_seconds += seconds
@@ -215,8 +187,17 @@ class _Session:
         saved = checkpoint.list_checkpoints(self.run_dir)
         if saved:
             self.progress.say(f"Checkpoint: '{saved[-1]}'. To go on, resume '{self.run_dir}'.")
-        train_seconds, policy = clock.train_seconds, self.policy(state)
-        return TrainResult(policy, self.run_dir, iteration, steps, reason, compile_seconds, train_seconds, speed, row)
+        return TrainResult(
+            policy=self.policy(state),
+            run_dir=self.run_dir,
+            iterations=iteration,
+            env_steps=steps,
+            stopped_by=reason,
+            compile_seconds=compile_seconds,
+            train_seconds=clock.train_seconds,
+            env_steps_per_second=speed,
+            metrics=row,
+        )
 
 
 def train(

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, UInt32
 
 RESERVED = ("train/", "loss/", "policy/", "perf/", "eval/")  # metric prefixes that belong to the learner
@@ -114,6 +115,20 @@ def check_env_states(reset: Any, step: Any, observation_size: Mapping[str, int],
                 f"env.step changes state{name} from {leaf.dtype}{list(leaf.shape)} to "
                 f"{after[name].dtype}{list(after[name].shape)}."
             )
+
+
+@jax.jit
+def _stacked(scalars: list[Array]) -> Float[Array, " n"]:
+    return jnp.stack([jnp.asarray(x, jnp.float32) for x in scalars])
+
+
+def fetch_scalars(tree: Any) -> Any:
+    """The same tree of scalars as numpy floats, brought to the host in one transfer instead of one for each.
+
+    Integers and truth values come back as floats, exact up to 2^24.
+    """
+    scalars, structure = jax.tree.flatten(tree)
+    return jax.tree.unflatten(structure, list(np.asarray(_stacked(scalars))))
 
 
 def strip_weak_types(tree: Any) -> Any:

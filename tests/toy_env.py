@@ -22,7 +22,8 @@ class State:
 class PointMass:
     """A mass on a line is pushed to the origin; leaving |x| < 3 ends the episode, and so does its time.
 
-    A curriculum widens the start positions each time an episode ends by its time-out.
+    A curriculum widens the start positions each time an episode ends by its time-out. `info["bonus"]` is added to the
+    reward, for tests to tamper with.
     """
 
     episode_length: int = 50
@@ -57,6 +58,7 @@ class PointMass:
             "key": keys,
             "level": level,
             "steps": steps * self.random_first_phase,
+            "bonus": zeros,
             "truncation": zeros,
             "final_obs": obs,
         }
@@ -81,9 +83,42 @@ class PointMass:
             "key": keys[:, 1],
             "level": level,
             "steps": jnp.where(done, 0, steps),
+            "bonus": state.info["bonus"],
             "truncation": timed_out.astype(jnp.float32),
             "final_obs": final_obs,
         }
-        reward = jnp.exp(-(x**2)) + effort
+        reward = jnp.exp(-(x**2)) + effort + state.info["bonus"]
         metrics = {"distance": jnp.abs(x), "reward/effort": effort}
         return State(pipeline, self._obs(pipeline), reward, done.astype(jnp.float32), metrics, info)
+
+
+class Ladder:
+    """Rewards do not depend on actions: x = −1 at the start and 1 ever after, and the reward is x before the step.
+
+    It never fails; episodes are cut after four steps. Hence V(1) = 1 / (1 − γ) and V(−1) = −1 + γ V(1), whereas taking
+    the cut for an end, or bootstrapping from the observation after the reset, gives much less.
+    """
+
+    action_size = 1
+
+    @property
+    def observation_size(self):
+        return {"state": 1, "privileged_state": 1}
+
+    def reset(self, keys):
+        n = keys.shape[0]
+        obs = dict.fromkeys(self.observation_size, -jnp.ones((n, 1)))
+        steps = jnp.arange(n) % 4  # out of phase, or whole unrolls would see the same steps
+        info = {"truncation": jnp.zeros(n), "final_obs": obs, "steps": steps}
+        return State(-jnp.ones(n), obs, jnp.zeros(n), jnp.zeros(n), {}, info)
+
+    def step(self, state, action):
+        del action
+        steps = state.info["steps"] + 1
+        cut = steps >= 4
+        x = jnp.where(cut, -1.0, 1.0)
+        obs = dict.fromkeys(self.observation_size, x[:, None])
+        final_obs = dict.fromkeys(self.observation_size, jnp.ones_like(x)[:, None])
+        done = cut.astype(jnp.float32)
+        info = {"truncation": done, "final_obs": final_obs, "steps": jnp.where(cut, 0, steps)}
+        return State(x, obs, state.pipeline_state, done, {}, info)
