@@ -30,8 +30,8 @@ class CentroidalConfig:
 
     horizon: int = field(default=10, metadata={"static": True})  # stages
     dt: float = 0.07  # s, stage duration
-    q_com: tuple[float, float] = (100.0, 200.0)  # 1/m², CoM position
-    q_lin: tuple[float, float] = (10.0, 20.0)  # 1/(kg m/s)², linear momentum
+    q_com: tuple[float, float] = (2e3, 5e4)  # 1/m², CoM position
+    q_lin: tuple[float, float] = (10.0, 10.0)  # 1/(kg m/s)², linear momentum
     q_ang: tuple[float, float] = (50.0, 50.0)  # 1/(kg m²/s)², angular momentum
     terminal: float = 10.0  # factor on the state weights of the last knot
     r_force: float = 1e-4  # 1/N², against the weight shared by the feet in stance
@@ -98,13 +98,18 @@ def reference(
     command = jnp.where(moving, command, 0.0)
     displacement, yaw = command_path(state.yaw, command, t)
     velocity = rotation_2d(yaw) @ command[:2]
-    middle = jnp.stack([(model.sole[0] - model.sole[1]) / 2, 0.0, 0.0])
-    support = jnp.mean(contacts.p_world_foothold[-1] + contacts.R_world_foothold[-1] @ middle, 0)
+    support = jnp.mean(_sole_middles(model, contacts.p_world_foothold[-1], contacts.R_world_foothold[-1]), 0)
     xy = jnp.where(moving, state.p_world_com[:2] + displacement, support[:2])
     height = jnp.full((config.horizon, 1), state.ground_height + model.com_height)
     zero = jnp.zeros((config.horizon, 1))
     spin = jnp.full((config.horizon, 1), model.inertia_zz * command[2])
     return jnp.concatenate([xy, height, model.mass * velocity, zero, zero, zero, spin], -1)
+
+
+def _sole_middles(
+    model: CentroidalModel, p_world_foot: Float[Array, "2 3"], R_world_foot: Float[Array, "2 3 3"]
+) -> Float[Array, "2 3"]:
+    return p_world_foot + (model.sole[0] - model.sole[1]) / 2 * R_world_foot[..., 0]
 
 
 def predicted_path(
@@ -128,6 +133,26 @@ def predicted_path(
     xy = state.p_world_com[:2] + displacement + tau * (1 - decay) * velocity_error
     nominal = state.ground_height + model.com_height
     return jnp.concatenate([xy, nominal + decay * (state.p_world_com[2] - nominal)], -1)
+
+
+def can_stand(model: CentroidalModel, state: CentroidalState, margin: float = 0.8) -> Bool[Array, ""]:
+    """Whether both feet where they are can bring the robot to rest: its capture point lies between the soles.
+
+    Args:
+        model: the robot.
+        state: the measured state.
+        margin: share of the soles' extent around the line between their middles that counts.
+    """
+    support = _sole_middles(model, state.p_world_foot, state.R_world_foot)[:, :2]
+    capture = state.p_world_com[:2] + jnp.sqrt(model.com_height / GRAVITY) * state.linear_momentum[:2] / model.mass
+    across = (support[0] - support[1]) / 2
+    half = jnp.sqrt(jnp.sum(jnp.square(across)))
+    axis = across / jnp.maximum(half, 1e-6)
+    offset = capture - jnp.mean(support, 0)
+    along = jnp.abs(axis @ offset)
+    ahead = jnp.abs(axis[0] * offset[1] - axis[1] * offset[0])
+    half_length = (model.sole[0] + model.sole[1]) / 2
+    return (along <= half + margin * model.sole[2]) & (ahead <= margin * half_length)
 
 
 def weight_share(model: CentroidalModel, stance: Bool[Array, "*batch 2"]) -> Float[Array, "*batch 12"]:

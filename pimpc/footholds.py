@@ -31,8 +31,8 @@ _SIDE = (1.0, -1.0)  # +1 left, −1 right: direction of a foot from the middle,
 class FootholdConfig:
     """Foothold rule."""
 
-    velocity_gain: float = 0.5  # of √(h / g): 1 steps to the capture point of the velocity error
-    sway: float = 1.0  # share of the LIP's lateral sway that is normal walking rather than a velocity error
+    velocity_gain: float = 0.75  # of √(h / g): 1 steps to the capture point of the velocity error
+    sway: float = 0.6  # share of the LIP's lateral sway that is normal walking rather than a velocity error
     min_separation: float = 0.14  # m, lateral distance of the sole origins at every touchdown
     max_shift: float = 0.6  # of the CoM height: longest ½ T_stance v + k Δv
 
@@ -65,13 +65,14 @@ def command_path(
     return chord[..., None] * (rotation_2d(yaw + turn / 2) @ command[:2]), yaw + turn
 
 
-def lateral_sway(phase: Float[Array, ""], gait: GaitConfig, model: CentroidalModel) -> Float[Array, ""]:
-    """Lateral velocity of the LIP's periodic gait on the nominal feet, m/s in the yaw frame.
+def lateral_sway(
+    phase: Float[Array, ""], gait: GaitConfig, separation: Float[Array, ""], com_height: Float[Array, ""]
+) -> Float[Array, ""]:
+    """Lateral velocity of the LIP's periodic gait on feet `separation` (m) apart, m/s in the yaw frame.
 
     The load is taken to change feet in the middle of double support and half a period apart.
     """
-    rate = jnp.sqrt(GRAVITY / model.com_height)
-    half_width = (model.foot_offset[0, 1] - model.foot_offset[1, 1]) / 2
+    rate = jnp.sqrt(GRAVITY / com_height)
     half_step = gait.period / 4
     since_left = phase + gait.offsets[0] - jnp.maximum(gait.duty_factor - 0.5, 0.0) / 2
     cycle = since_left - jnp.floor(since_left)
@@ -80,7 +81,7 @@ def lateral_sway(phase: Float[Array, ""], gait: GaitConfig, model: CentroidalMod
     # sinh(a) / cosh(b) for |a| ≤ b, written so that long steps do not overflow.
     a, b = rate * jnp.abs(t), rate * half_step
     ratio = jnp.sign(t) * jnp.exp(a - b) * (1 - jnp.exp(-2 * a)) / (1 + jnp.exp(-2 * b))
-    return -side * half_width * rate * ratio
+    return -side * separation / 2 * rate * ratio
 
 
 def _velocity_shift(
@@ -90,10 +91,11 @@ def _velocity_shift(
     state: CentroidalState,
     phase: Float[Array, ""],
     command: Float[Array, "3"],
+    offsets: Float[Array, "2 2"],
 ) -> Float[Array, "2"]:
-    """K Δv, m, world."""
+    """The feedback k Δv, m, world; the sway of the gait itself is no error."""
     R_world_yaw = rotation_2d(state.yaw)
-    sway = config.sway * lateral_sway(phase, gait, model)
+    sway = config.sway * lateral_sway(phase, gait, offsets[0, 1] - offsets[1, 1], model.com_height)
     v_yaw_normal = command[:2] + jnp.stack([jnp.zeros_like(sway), sway])
     error = state.linear_momentum[:2] / model.mass - R_world_yaw @ v_yaw_normal
     return config.velocity_gain * jnp.sqrt(model.com_height / GRAVITY) * error
@@ -155,8 +157,8 @@ def plan_contacts(
     other_count = jnp.ceil((time - first[::-1]) / gait.period - 1e-3).astype(jnp.int32).clip(0)
     other_time = first[::-1] + jnp.maximum(other_count - 1, 0) * gait.period
 
-    shift = _velocity_shift(config, gait, model, state, phase, command)
     offsets = _spread_offsets(config, gait, model, command)
+    shift = _velocity_shift(config, gait, model, state, phase, command, offsets)
 
     def raibert(foot: Int[Array, "2"], t: Float[Array, "N 2"]) -> Float[Array, "N 2 2"]:
         moved, yaw = command_path(state.yaw, command, t)

@@ -31,7 +31,7 @@ class GaitConfig:
     period: float = 0.8  # s, one stride (both feet once)
     duty_factor: float = 0.6  # stance share of the period, each foot
     offsets: tuple[float, float] = (0.0, 0.5)  # cycles, (left, right)
-    deadband: float = 0.1  # norm of (v_x, v_y, omega_z) in m/s and rad/s up to which a command means "stand"
+    deadband: float = 0.1  # m/s and rad/s: commands up to this norm mean "stand", components up to it no direction
 
     def __post_init__(self) -> None:
         if isinstance(self.period, (int, float)) and not self.period > 0:
@@ -52,7 +52,11 @@ def _wrap(phase: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def is_moving(command: Float[Array, "... 3"], gait: GaitConfig) -> Bool[Array, "..."]:
-    """Whether a command (v_x, v_y, omega_z) asks for steps: its norm exceeds `gait.deadband`."""
+    """Whether a command (v_x, v_y, omega_z) asks for steps: its norm exceeds `gait.deadband`.
+
+    A robot told to stop in full walk cannot stand at once; where its state is known, let it step while
+    `pimpc.centroidal.can_stand` says no.
+    """
     return jnp.sum(jnp.square(command), -1) > jnp.square(gait.deadband)
 
 
@@ -66,14 +70,16 @@ def time_to_stand(phase: Float[Array, "..."], gait: GaitConfig) -> Float[Array, 
     return jnp.where(down, 0.0, jnp.min(1 - fraction, -1) * gait.period)
 
 
-def start_phase(gait: GaitConfig, command: Float[Array, "... 3"]) -> Float[Array, "..."]:
-    """Phase to start walking at: the other foot has just landed, so the first foot to lift leads the motion.
+def start_phase(phase: Float[Array, "..."], gait: GaitConfig, command: Float[Array, "... 3"]) -> Float[Array, "..."]:
+    """Phase to start walking at from a stand at `phase`.
 
-    The left foot leads when the command points to the left (v_y > 0, or v_y = 0 and omega_z > 0), else the right one.
+    A command to the left (v_y, or without a v_y of note omega_z) makes the left foot the first to lift, by starting
+    where the right one has just landed; one to the right the right foot. Without a side, the feet keep taking turns.
     """
-    sideways = jnp.where(command[..., 1] != 0, command[..., 1], command[..., 2])
-    left, right = gait.offsets
-    return _wrap(jnp.where(sideways > 0, -jnp.asarray(right), -jnp.asarray(left)))
+    significant = jnp.abs(command) > gait.deadband
+    sideways = jnp.where(significant[..., 1], command[..., 1], jnp.where(significant[..., 2], command[..., 2], 0.0))
+    left, right = (_wrap(-jnp.asarray(offset)) for offset in gait.offsets)
+    return jnp.where(sideways > 0, right, jnp.where(sideways < 0, left, phase))
 
 
 def advance(
@@ -98,7 +104,7 @@ def advance(
         Cycles in [0, 1). Standing, it is the phase of the last touchdown, a fixed point of this function.
     """
     starting = moving & ~was_moving & (time_to_stand(phase, gait) == 0)
-    phase = jnp.where(starting, start_phase(gait, command), phase)
+    phase = jnp.where(starting, start_phase(phase, gait, command), phase)
     to_stand = time_to_stand(phase, gait)
     ahead = _wrap(phase + jnp.where(moving, dt, jnp.minimum(dt, to_stand)) / gait.period)
     _, fraction = _clock(ahead, gait)
