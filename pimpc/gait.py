@@ -86,8 +86,8 @@ def advance(
     phase: Float[Array, "..."],
     gait: GaitConfig,
     dt: float,
-    moving: Bool[Array, "..."],
-    was_moving: Bool[Array, "..."],
+    moving: Bool[Array, "..."] | bool,
+    was_moving: Bool[Array, "..."] | bool,
     command: Float[Array, "... 3"],
 ) -> Float[Array, "..."]:
     """The phase `dt` seconds later.
@@ -103,6 +103,7 @@ def advance(
     Returns:
         Cycles in [0, 1). Standing, it is the phase of the last touchdown, a fixed point of this function.
     """
+    moving, was_moving = jnp.asarray(moving), jnp.asarray(was_moving)
     starting = moving & ~was_moving & (time_to_stand(phase, gait) == 0)
     phase = jnp.where(starting, start_phase(phase, gait, command), phase)
     to_stand = time_to_stand(phase, gait)
