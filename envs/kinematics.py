@@ -8,7 +8,6 @@ axes are written as sums of products: they fuse, and keep full precision where m
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,9 @@ import mujoco
 import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
+from mujoco import mjx
 
+from envs.physics import ModelParams
 from envs.robots.robot import RobotModel
 
 
@@ -38,32 +39,13 @@ class Kinematics:
     yaw: Float[Array, "*B"]  # rad, heading of the base's x axis
 
 
-class Inertias(Protocol):
-    """Masses of the bodies: `envs.physics.ModelParams`, or an `mjx.Model`."""
-
-    @property
-    def body_mass(self) -> Float[Array, " nbody"]:
-        """Mass of each body, kg."""
-        ...
-
-    @property
-    def body_inertia(self) -> Float[Array, "nbody 3"]:
-        """Principal moments of inertia, kg m^2."""
-        ...
-
-    @property
-    def body_ipos(self) -> Float[Array, "nbody 3"]:
-        """Centre of mass in the body's frame, m."""
-        ...
-
-
 def kinematics(
-    inertias: Inertias, robot: RobotModel, qpos: Float[Array, " nq"], qvel: Float[Array, " nv"]
+    inertias: ModelParams | mjx.Model, robot: RobotModel, qpos: Float[Array, " nq"], qvel: Float[Array, " nv"]
 ) -> Kinematics:
     """Computes the robot's centroidal state, base and feet (one instance; `jax.vmap` for batches).
 
     Args:
-        inertias: the bodies' masses, possibly randomized.
+        inertias: where the bodies' masses are, possibly randomized; nothing else of it is read.
         robot: the robot's geometry (static).
         qpos: generalized position.
         qvel: generalized velocity.
@@ -103,11 +85,13 @@ def kinematics(
     )
 
 
-def centroidal_inertia(inertias: Inertias, robot: RobotModel, qpos: Float[Array, " nq"]) -> Float[Array, "3 3"]:
+def centroidal_inertia(
+    inertias: ModelParams | mjx.Model, robot: RobotModel, qpos: Float[Array, " nq"]
+) -> Float[Array, "3 3"]:
     """Rotational inertia of the whole body about its centre of mass, joints locked.
 
     Args:
-        inertias: the bodies' masses, possibly randomized.
+        inertias: where the bodies' masses are, possibly randomized; nothing else of it is read.
         robot: the robot's geometry (static).
         qpos: generalized position.
 
@@ -131,7 +115,7 @@ class _Tree:
     parents: Int[np.ndarray, " n"]  # parent node; the base is its own
     levels: tuple[slice, ...]  # the nodes of each level under the base
     joints: Int[np.ndarray, "slots n"]  # joint of each node and slot; `nu` where there is none
-    moved_by: Float[np.ndarray, "n slots*n"]  # 1 where the joint of a slot and node moves a node
+    moved_by: Float[np.ndarray, "n m"]  # 1 where joint m (slots by nodes) moves node n
 
 
 @dataclass(frozen=True)
@@ -140,8 +124,8 @@ class _Frames:
 
     R: Float[Array, "n 3 3"]
     p: Float[Array, "n 3"]
-    axes: Float[Array, "slots*n 3"]
-    anchors: Float[Array, "slots*n 3"]
+    axes: Float[Array, "m 3"]
+    anchors: Float[Array, "m 3"]
 
 
 def _tree(robot: RobotModel) -> _Tree:
@@ -214,7 +198,7 @@ def _twists(
 
 
 def _masses(
-    inertias: Inertias, robot: RobotModel, tree: _Tree, frames: _Frames
+    inertias: ModelParams | mjx.Model, robot: RobotModel, tree: _Tree, frames: _Frames
 ) -> tuple[Float[Array, "n 1"], Float[Array, "n 3"], Float[Array, "n 3"], Float[Array, "n 3 3"]]:
     """Masses, principal inertias, centres of mass relative to the base, and principal axes, of the nodes."""
     R_inertia = _product(frames.R, _matrices(robot.mj_model.body_iquat[tree.bodies]))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 from mujoco import mjx
 
 from envs.robots import scene
@@ -50,16 +50,15 @@ class ModelParams:
 def nominal_params(robot: RobotModel) -> ModelParams:
     """The robot's own parameters, one instance (no batch axis)."""
     model = robot.mj_model
-    values = ModelParams(
-        foot_friction=np.array(robot.robot.foot_friction),
-        body_mass=model.body_mass,
-        body_inertia=model.body_inertia,
-        body_ipos=model.body_ipos,
-        kp=robot.kp,
-        kd=robot.kd,
-        armature=robot.armature,
+    return ModelParams(
+        foot_friction=jnp.asarray(np.array(robot.robot.foot_friction)),  # of a Python float it would be weakly typed
+        body_mass=jnp.asarray(model.body_mass),
+        body_inertia=jnp.asarray(model.body_inertia),
+        body_ipos=jnp.asarray(model.body_ipos),
+        kp=jnp.asarray(robot.kp),
+        kd=jnp.asarray(robot.kd),
+        armature=jnp.asarray(robot.armature),
     )
-    return jax.tree.map(jnp.asarray, values)
 
 
 def apply_params(model: mjx.Model, robot: RobotModel, params: ModelParams) -> mjx.Model:
@@ -203,7 +202,7 @@ def _advance_jax(
 ) -> tuple[PhysicsState, Float[Array, " nsensordata"]]:
     """Carries only the state from substep to substep, so that XLA may keep everything else inside one."""
 
-    def substep(_: int, carry: tuple[PhysicsState, Array]) -> tuple[PhysicsState, Array]:
+    def substep(_: Int[Array, ""], carry: tuple[PhysicsState, Array]) -> tuple[PhysicsState, Array]:
         data = _load(template, carry[0])
         data = mjx.step(*_without_clamped_damping(robot, model, data))
         return _save(data), data.sensordata
