@@ -183,7 +183,7 @@ def _template(physics: Physics, batch: int) -> mjx.Data:
             return mjx.make_data(model, impl="jax")
         # A foot sphere has one contact with the floor at most, of four pyramid edges; a joint is at one limit at most.
         spheres = sum(len(geoms) for geoms in physics.robot.foot_geom_ids)
-        rows = 4 * spheres + int(model.jnt_limited.sum())
+        rows = 4 * spheres + int(model.jnt_limited.sum()) + 6 * model.neq
         data = mjx.make_data(model, impl="warp", naconmax=batch * spheres, njmax=rows)
     # Nearly all of it is zero: said so, the compiled program holds a fill instead of megabytes of constants.
     return jax.tree.map(lambda x: x if np.asarray(x).any() else jnp.zeros(x.shape, x.dtype), data)

@@ -278,6 +278,28 @@ def test_mistakes_get_one_clear_sentence(biped: Robot, change: dict, message: st
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            '<site name="gyro"/>',
+            '<site name="gyro" euler="0 0 1"/>',
+            "'gyro' (imu_site) must have the axes of the base",
+        ),
+        ('<joint name="hip_r"', '<joint name="hip_r" type="slide"', "all joints but the free one must be hinges"),
+        ("</worldbody>", '<body name="ball"/></worldbody>', "all bodies must hang on 'hips', and ['ball'] do not"),
+        ('<geom name="toe_r"', '<geom name="toe_r" type="cylinder"', "'toe_r' (foot_geoms) must be a sphere"),
+    ],
+)
+def test_unfit_models_get_one_clear_sentence(biped: Robot, old: str, new: str, message: str):
+    biped.mjcf.write_text(
+        BIPED.replace(old, new).replace('size="0.02" pos="0.15 -0.04', 'size="0.02 1" pos="0.15 -0.04')
+    )
+    with pytest.raises(ValueError, match=re.escape(message)) as info:
+        compile_robot(biped)
+    assert str(info.value).startswith("Robot 'biped':") and "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize(
     ("name", "message"),
     [
         ("g2", "known: g1"),

@@ -18,7 +18,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Float, Int
 
-from envs.robots import scene
+from envs.robots import measure, scene
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Robot:
     name: str
     mjcf: Path  # path of the robot's MJCF
     base_body: str  # the body that carries the free joint
-    imu_site: str  # a site of the base; its frame is the frame of the gyro
+    imu_site: str  # a site of the base with the base's axes: there the gyro reads the base's angular velocity
     foot_sites: tuple[str, str]  # (left, right), at the centre of each sole
     foot_geoms: tuple[tuple[str, ...], tuple[str, ...]]  # (left, right), the spheres that touch the floor
     joint_groups: tuple[JointGroup, ...]
@@ -154,6 +154,9 @@ def _hinge_names(robot: Robot, spec: mujoco.MjSpec) -> tuple[str, ...]:
     free = [j for j in spec.joints if j.type == mujoco.mjtJoint.mjJNT_FREE]
     if len(free) != 1 or free[0].parent.name != robot.base_body:
         raise ValueError(f"Robot {robot.name!r}: the body {robot.base_body!r} must carry the MJCF's one free joint.")
+    others = [body.name for body in spec.worldbody.bodies if body.name != robot.base_body]
+    if others:
+        raise ValueError(f"Robot {robot.name!r}: all bodies must hang on {robot.base_body!r}, and {others} do not.")
     joints = [j for j in spec.joints if j.type != mujoco.mjtJoint.mjJNT_FREE]
     odd = [j.name for j in joints if j.type != mujoco.mjtJoint.mjJNT_HINGE]
     if odd:
@@ -208,6 +211,8 @@ def _measure(
     stds: Sequence[PoseStd],
     default_joint_pos: Float[np.ndarray, " nu"],
 ) -> RobotModel:
+    if not np.allclose(model.site(robot.imu_site).quat, (1, 0, 0, 0)):
+        raise ValueError(f"Robot {robot.name!r}: site {robot.imu_site!r} (imu_site) must have the axes of the base.")
     joint_ids = np.array([model.joint(name).id for name in joint_names])
     limits = np.where(model.jnt_limited[joint_ids, None] > 0, model.jnt_range[joint_ids], [-np.inf, np.inf])
     left, right = (np.array([model.geom(name).id for name in foot]) for foot in robot.foot_geoms)
@@ -215,7 +220,7 @@ def _measure(
     foot_site_ids = np.array([model.site(name).id for name in robot.foot_sites])
     base_body_id = model.body(robot.base_body).id
     kp, effort = np.array([g.kp for g in groups]), np.array([g.effort for g in groups])
-    data = _nominal_data(model, joint_ids, default_joint_pos, np.concatenate(foot_geom_ids))
+    data = measure.nominal_data(model, joint_ids, default_joint_pos, np.concatenate(foot_geom_ids))
     p_com, p_feet, p_base = data.subtree_com[base_body_id], data.site_xpos[foot_site_ids], data.xpos[base_body_id]
     return RobotModel(
         robot=robot,
@@ -228,7 +233,7 @@ def _measure(
         default_qpos=data.qpos.copy(),
         default_joint_pos=default_joint_pos,
         joint_limits=limits,
-        soft_limits=_shrink(limits, robot.soft_limit_factor),
+        soft_limits=measure.shrink(limits, robot.soft_limit_factor),
         kp=kp,
         kd=np.array([g.kd for g in groups]),
         effort=effort,
@@ -242,59 +247,11 @@ def _measure(
         foot_site_ids=foot_site_ids,
         foot_geom_ids=foot_geom_ids,
         floor_geom_id=model.geom(scene.FLOOR).id,
-        sole=_sole(data, foot_site_ids, foot_geom_ids),
+        sole=measure.sole(data, foot_site_ids, foot_geom_ids),
         base_height=float(p_base[2]),
         com_height=float(p_com[2]),
         hip_offset_base=p_feet - p_base,
         foot_offset_com=p_feet - p_com,
-        inertia=_inertia_about_com(model, data, p_com),
+        inertia=measure.inertia_about_com(model, data, p_com),
         termination_height=robot.termination_height_factor * float(p_base[2]),
-    )
-
-
-def _nominal_data(
-    model: mujoco.MjModel,
-    joint_ids: Int[np.ndarray, " nu"],
-    joint_pos: Float[np.ndarray, " nu"],
-    foot_geom_ids: Int[np.ndarray, " n"],
-) -> mujoco.MjData:
-    """The default pose, base upright over the origin, the lowest point of the feet on the floor."""
-    data = mujoco.MjData(model)
-    data.qpos[:7] = (0, 0, 0, 1, 0, 0, 0)
-    data.qpos[model.jnt_qposadr[joint_ids]] = joint_pos
-    mujoco.mj_kinematics(model, data)
-    data.qpos[2] = -np.min(data.geom_xpos[foot_geom_ids, 2] - model.geom_size[foot_geom_ids, 0])
-    mujoco.mj_kinematics(model, data)
-    mujoco.mj_comPos(model, data)
-    return data
-
-
-def _shrink(limits: Float[np.ndarray, "nu 2"], factor: float) -> Float[np.ndarray, "nu 2"]:
-    centre = np.array([np.mean(pair) if np.isfinite(pair).all() else 0.0 for pair in limits])[:, None]
-    return centre + factor * (limits - centre)
-
-
-def _sole(
-    data: mujoco.MjData, site_ids: Int[np.ndarray, " 2"], geom_ids: Sequence[Int[np.ndarray, " n"]]
-) -> Float[np.ndarray, " 3"]:
-    """(toe, heel, half_width) of the largest rectangle in the site's frame that both feet can press on.
-
-    A sphere under a flat foot touches the floor below its centre: its radius adds nothing to where pressure can be.
-    """
-    extents = []
-    for site, geoms in zip(site_ids, geom_ids, strict=True):
-        p_site = (data.geom_xpos[geoms] - data.site_xpos[site]) @ data.site_xmat[site].reshape(3, 3)
-        toe, heel = p_site[:, 0].max(), -p_site[:, 0].min()
-        extents.append((toe, heel, np.abs(p_site[:, 1]).min()))
-    return np.min(extents, axis=0)
-
-
-def _inertia_about_com(
-    model: mujoco.MjModel, data: mujoco.MjData, p_com: Float[np.ndarray, " 3"]
-) -> Float[np.ndarray, "3 3"]:
-    r = data.xipos - p_com
-    R = data.ximat.reshape(-1, 3, 3)
-    own = np.einsum("bij,bj,bkj->ik", R, model.body_inertia, R)
-    return own + np.einsum(
-        "b,bij->ij", model.body_mass, (r**2).sum(1)[:, None, None] * np.eye(3) - r[:, :, None] * r[:, None]
     )

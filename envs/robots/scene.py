@@ -75,7 +75,7 @@ def add_surroundings(spec: mujoco.MjSpec, base_body: str) -> None:
     # Three quarters from the front right, looking at the centre of mass.
     base.add_camera(
         name=CAMERA,
-        pos=(2.0, -1.7, 0.35),
+        pos=(1.75, -1.5, 0.3),
         xyaxes=(0.648, 0.762, 0, -0.101, 0.086, 0.991),
         mode=mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM,
     )
