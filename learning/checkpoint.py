@@ -10,6 +10,7 @@ checksums tell.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ from jaxtyping import PyTree
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
 ARRAYS = "arrays"
+MARGIN = 2**20  # bytes beside the arrays
 
 
 class LayoutError(ValueError):
@@ -73,6 +75,11 @@ def _write(directory: Path, state: PyTree, manifest: Mapping[str, Any]) -> None:
         {"name": name, "shape": list(x.shape), "dtype": str(x.dtype), "crc32": _checksum(x)}
         for name, x in leaves.items()
     ]
+    needed, free = sum(x.nbytes for x in leaves.values()), shutil.disk_usage(directory).free
+    if free < needed + MARGIN:  # found out here, as orbax's threads survive a full disk badly
+        raise OSError(
+            errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: it takes {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free"
+        )
     arrays = {f"{i:04d}": x for i, x in enumerate(leaves.values())}
     with ocp.PyTreeCheckpointer() as checkpointer:
         checkpointer.save((directory / ARRAYS).absolute(), arrays)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import math
@@ -14,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2, summary_pb2
 
+EVENTS: Any = event_pb2  # their classes are made at import, where type checkers cannot see them
+SUMMARIES: Any = summary_pb2
 CONFIG = "config.json"
 VERSIONS = "versions.json"
 METRICS = "metrics.jsonl"
@@ -123,21 +127,27 @@ class MetricsLog:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
             os.replace(temporary, path)
         self._file = path.open("a")
-        self._events = SummaryWriter(str(run_dir), purge_step=resumed_at)
+        # Not tensorboardX's SummaryWriter, whose thread dies of a full disk and then blocks the training.
+        self._events = EventsWriter(str(run_dir / "events"))
+        if resumed_at is not None:  # tells TensorBoard to drop what follows
+            start = EVENTS.SessionLog(status=EVENTS.SessionLog.START)
+            self._events.write_event(EVENTS.Event(step=resumed_at + 1, wall_time=time.time(), session_log=start))
 
     def add(self, env_steps: int, row: Mapping[str, float]) -> None:
         """Appends one row at a number of environment steps."""
         values = {name: value if math.isfinite(value) else None for name, value in row.items()}
         self._file.write(json.dumps({"env_steps": env_steps, **values}) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            if value is not None:
-                self._events.add_scalar(name, value, env_steps)
+        scalars = [SUMMARIES.Summary.Value(tag=k, simple_value=v) for k, v in values.items() if v is not None]
+        event = EVENTS.Event(step=env_steps, wall_time=time.time(), summary=SUMMARIES.Summary(value=scalars))
+        self._events.write_event(event)
+        self._events.flush()
 
     def close(self) -> None:
-        """Writes what is buffered and closes both files."""
-        self._file.close()
-        self._events.close()
+        """Closes both files; a disk that is full by then has been reported by `add`."""
+        for file in (self._file, self._events):
+            with contextlib.suppress(OSError):
+                file.close()
 
 
 def _column(rows: list[dict[str, Any]], name: str) -> list[float]:

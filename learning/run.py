@@ -185,8 +185,8 @@ class _Session:
             + (f" at {format_count(speed)} steps/s." if clock.iterations else ".")
         )
         saved = checkpoint.list_checkpoints(self.run_dir)
-        if saved:
-            self.progress.say(f"Checkpoint: '{saved[-1]}'. To go on, resume '{self.run_dir}'.")
+        resumable = f"Checkpoint: '{saved[-1]}'. To go on, resume '{self.run_dir}'." if saved else "No checkpoint."
+        self.progress.say(resumable)
         return TrainResult(
             policy=self.policy(state),
             run_dir=self.run_dir,

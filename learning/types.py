@@ -85,6 +85,10 @@ def _check_fields(state: Any, observation_size: Mapping[str, int], num_envs: int
         if key.startswith(RESERVED):
             raise ValueError(f"The environment's metric {key!r} uses a prefix of the learner: {', '.join(RESERVED)}.")
     for name, leaf in _named_leaves(state).items():
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            raise ValueError(
+                f"The environment's state{name} is a typed random key; keep raw (B, 2) keys, as it is saved."
+            )
         if leaf.shape[:1] != (num_envs,):
             raise ValueError(
                 f"The environment's state{name} has the shape {leaf.shape}; every leaf needs the leading axis "
