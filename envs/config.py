@@ -27,7 +27,7 @@ class PushConfig:
     """Velocity kicks on the base at random times."""
 
     interval: Range = (3.0, 6.0)  # s between kicks
-    horizontal: float = 0.5  # m/s, half-width
+    horizontal: float = 0.4  # m/s, half-width
     vertical: float = 0.2  # m/s
     roll_pitch: float = 0.4  # rad/s
     yaw: float = 0.6  # rad/s

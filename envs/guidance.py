@@ -111,10 +111,10 @@ def _pose(
 
 def init(config: GuidanceConfig, gait: GaitConfig, inputs: PlanInputs, dt: float) -> GuidanceState:
     """A fresh episode: the plan is the command-integrated reference until the first solve; no predictions yet."""
-    standing = weight_share(inputs.model, jnp.ones(2, bool))
+    problem, contacts = _pose(config, gait, inputs, weight_share(inputs.model, jnp.ones(2, bool)))
     offsets = config.offsets(dt)
     return GuidanceState(
-        plan=reference_plan(*_pose(config, gait, inputs, standing)),
+        plan=reference_plan(problem, contacts),
         age=jnp.zeros((), jnp.int32),
         solved=jnp.zeros((), bool),
         iterations=jnp.zeros((), jnp.int32),
@@ -131,7 +131,7 @@ def solve(
     problem, contacts = _pose(config, gait, inputs, u_prev)
     if config.optimize:
         method = pimpc.CondensedADMM(max_iterations=config.max_iterations, tolerance=config.tolerance)
-        solution = pimpc.solve(problem, method=method)
+        solution = pimpc.solve(problem, method)
         solved, iterations = solution.status <= pimpc.Status.SOLVED_INACCURATE, solution.iterations
         plan = to_plan(solution.x, solution.u, contacts)
     else:

@@ -72,6 +72,7 @@ class VelocityEnv:
 
     # --- Brax's functional shape -----------------------------------------------------------------------------------
 
+    @jax.default_matmul_precision("highest")  # geometry in metres: TF32, the default on some GPUs, is too coarse
     def reset(self, keys: PRNGKeyArray) -> State:
         """Fresh episodes, by default at random times of their length.
 
@@ -97,6 +98,7 @@ class VelocityEnv:
         info = {"task": task, "tick": tick, "truncation": zeros, "final_obs": obs}
         return State(physics, obs, zeros, zeros, dict.fromkeys(self.metric_names, zeros), info)
 
+    @jax.default_matmul_precision("highest")
     def step(self, state: State, action: Float[Array, "B nj"]) -> State:
         """One control step of all robots: physics, reward, resets, and the MPC when it is due.
 

@@ -11,6 +11,15 @@ import jax
 from envs.config import VelocityConfig
 from envs.guidance import GuidanceConfig
 from learning.config import PPOConfig, RunConfig
+from rewards import GuidanceWeights, RegularizationWeights, Tables
+
+# The published table drives a robot that already moves. Widths here are chosen so that a robot which stands, with the
+# jitter of exploration, is on the slope of each kernel: with the published ones it earns four fifths of the velocity
+# reward and nothing of the angular one, whatever it does. Stepping in time is worth more and jerky actions cost less.
+WALKING = Tables(
+    mpc=GuidanceWeights(com_scale=10.0, lin_vel_scale=8.0, ang_vel_scale=0.7),
+    regularization=RegularizationWeights(action_rate=-0.1, gait=2.0),
+)
 
 Preset = Literal["auto", "cpu", "gpu"]
 
@@ -42,13 +51,13 @@ def preset(name: str) -> TrainConfig:
     """
     if name == "auto":
         name = "cpu" if jax.default_backend() == "cpu" else "gpu"
+    guided = VelocityConfig(rewards=WALKING, guidance=GuidanceConfig(every=5))
+    ppo = PPOConfig(init_std=0.4, entropy_cost=0.003)
     if name == "gpu":
-        return TrainConfig(preset="gpu", run=RunConfig(total_env_steps=150_000_000))
+        env = dataclasses.replace(guided, solver_iterations=10)  # as fast as 3 on Warp
+        return TrainConfig(preset="gpu", env=env, ppo=ppo, run=RunConfig(total_env_steps=150_000_000))
     if name == "cpu":
-        return TrainConfig(
-            preset="cpu",
-            env=VelocityConfig(guidance=GuidanceConfig(every=5)),
-            ppo=PPOConfig(num_envs=128, policy_hidden=(256, 128, 64), value_hidden=(256, 128, 64)),
-            run=RunConfig(total_env_steps=2_000_000, max_minutes=7.0),
-        )
+        small = dataclasses.replace(ppo, num_envs=128, policy_hidden=(256, 128, 64), value_hidden=(256, 128, 64))
+        run = RunConfig(total_env_steps=2_000_000, max_minutes=7.0)
+        return TrainConfig(preset="cpu", env=guided, ppo=small, run=run)
     raise ValueError(f"There is no preset {name!r}; there are auto, cpu and gpu.")
