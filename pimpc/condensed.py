@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from pimpc.condense import condensed_hessian
-from pimpc.constraints import Rows, bounds, flatten, make_rows, unflatten, values
+from pimpc.constraints import Rows, bounds, flatten, magnitudes, make_rows, unflatten, values
 from pimpc.method import Outcome
 from pimpc.problem import LTVProblem, roll_out
 from pimpc.residuals import (
@@ -55,7 +55,10 @@ class _Condensed(NamedTuple):
 
     hessian: Float[Array, "n n"]  # on the free inputs; the identity on the fixed ones
     rows: Rows
-    stiffness: Float[Array, " M"]  # penalty of a row that matches the inputs it acts on; 0 for rows that cannot bind
+    compliance: Float[
+        Array, " M"
+    ]  # C_i W C_iᵀ, W the inverse of the Hessian's stage blocks; 0 if no input moves the row
+    stiffness: Float[Array, " M"]  # its inverse; 0 for rows that cannot bind
     free: Bool[Array, " n"]
 
 
@@ -67,6 +70,8 @@ class _Iterate(NamedTuple):
     gradient: Float[Array, "N nu"]  # of the cost at u
     dual: Float[Array, " M"]  # multipliers of the rows
     split: Float[Array, " M"]  # z, the copy of C u that satisfies the bounds
+    pushes: Bool[Array, " M"]  # rows with a multiplier at the start of the last round
+    trust: Float[Array, " M"]  # how far each row's penalty may leave the middle; halves when `pushes` changes
     round: Array
     stop: Array
     infeasible: Array
@@ -85,9 +90,9 @@ class CondensedADMM:
     tolerance: float = 1e-5  # relative residual at which an instance counts as solved and stops
     early_stop: bool = True  # False: always run max_iterations, without a data-dependent loop
     relaxation: float = 1.6  # α, in (0, 2)
-    penalty_start: float = 0.3  # relative penalty of every row in the first round of a cold start
-    penalty_active: float = 100.0  # relative penalty of the rows that push
-    penalty_inactive: float = 0.03  # relative penalty of the others
+    penalty: float = 2.0  # penalty of the rows in the first round, relative to the stiffness of what they act on
+    contrast: float = 100.0  # then the factor on the penalty of the rows that push, and the divisor of the others
+    caution: float = 0.8  # power that contracts the contrast of a row whenever it starts or stops pushing
 
     def cold_start(self, problem: LTVProblem) -> WarmStart:
         """Zero inputs (or the nearest within the bounds) and zero multipliers."""
@@ -101,9 +106,11 @@ class CondensedADMM:
         dual = jnp.where(data.stiffness > 0, flatten(problem, state.multipliers), 0)
         lower, upper = bounds(problem)
         split = jnp.clip(values(problem, x, u), lower, upper)
-        empty = jnp.any(lower > upper)
+        empty = _contradicts(problem, data, x, u, self.tolerance)
         gradient = input_gradient(problem, x, u)
-        start = _Iterate(u, x, gradient, dual, split, jnp.zeros((), jnp.int32), ~runnable | empty, empty)
+        pushes = dual != 0
+        trust = jnp.ones_like(dual)
+        start = _Iterate(u, x, gradient, dual, split, pushes, trust, jnp.zeros((), jnp.int32), ~runnable | empty, empty)
         rounds = -(-self.max_iterations // self.round_iterations)
         if self.early_stop:
             end = jax.lax.while_loop(
@@ -131,16 +138,27 @@ def _condense(problem: LTVProblem) -> _Condensed:
     lower, upper = bounds(problem)
     can_bind = (compliance > 0) & ((lower > -jnp.inf) | (upper < jnp.inf))
     stiffness = jnp.where(can_bind, 1 / jnp.where(can_bind, compliance, 1), 0)
-    return _Condensed(hessian.reshape(N * nu, N * nu), rows, stiffness, free.ravel())
+    return _Condensed(hessian.reshape(N * nu, N * nu), rows, compliance, stiffness, free.ravel())
 
 
-def _penalties(method: CondensedADMM, problem: LTVProblem, data: _Condensed, state: _Iterate) -> Float[Array, " M"]:
+def _contradicts(problem: LTVProblem, data: _Condensed, x: Array, u: Array, tolerance: float) -> Bool[Array, ""]:
+    """Whether bounds exclude each other, or what no free input moves."""
+    lower, upper = bounds(problem)
+    at, reach = values(problem, x, u), magnitudes(problem, x, u)
+    short, over = (jnp.where(jnp.isfinite(b), jnp.abs(b), 0) for b in (lower, upper))
+    outside = jnp.maximum(lower - at - tolerance * (reach + short), at - upper - tolerance * (reach + over)) > 0
+    return jnp.any((lower > upper) | (outside & (data.compliance <= 0)))
+
+
+def _penalties(method: CondensedADMM, problem: LTVProblem, data: _Condensed, state: _Iterate) -> tuple[Array, ...]:
     """The penalty ρ of each row, from the rows that push at the start of the round."""
     lower, upper = bounds(problem)
     pushes = (state.dual != 0) | (lower == upper)
-    known = jnp.any(state.dual != 0)
-    relative = jnp.where(pushes, method.penalty_active, method.penalty_inactive)
-    return data.stiffness * jnp.where(known | (state.round > 0), relative, method.penalty_start)
+    known = jnp.any(state.dual != 0) | (state.round > 0)
+    flipped = (pushes != state.pushes) & (state.round > 1)
+    trust = state.trust * jnp.where(flipped, method.caution, 1)
+    polarity = jnp.where(known, jnp.where(pushes, trust, -trust), 0)
+    return data.stiffness * method.penalty * jnp.asarray(method.contrast, trust.dtype) ** polarity, pushes, trust
 
 
 def _inverse(M: Float[Array, "n n"]) -> Float[Array, "n n"]:
@@ -153,7 +171,7 @@ def _inverse(M: Float[Array, "n n"]) -> Float[Array, "n n"]:
 def _round(method: CondensedADMM, problem: LTVProblem, data: _Condensed, state: _Iterate) -> _Iterate:
     """Runs one round of iterations on the correction of the inputs, scaled to unit penalties and a unit diagonal."""
     N, nu = problem.u_ref.shape
-    penalty = _penalties(method, problem, data, state)
+    penalty, pushes, trust = _penalties(method, problem, data, state)
     root = jnp.sqrt(penalty)
     normal = data.hessian + data.rows.scaled(root).gram()
     unit = jax.lax.rsqrt(jnp.diagonal(normal))
@@ -182,6 +200,8 @@ def _round(method: CondensedADMM, problem: LTVProblem, data: _Condensed, state: 
         gradient=input_gradient(problem, x, u),
         dual=y * root,
         split=at + z / jnp.where(penalty > 0, root, 1),
+        pushes=pushes,
+        trust=trust,
         round=state.round + 1,
     )
     if not method.early_stop:
@@ -206,6 +226,7 @@ def _certifies(problem: LTVProblem, data: _Condensed, state: _Iterate, step: Flo
     Every feasible correction δ of the inputs has stepᵀ C δ ≤ support(step); if the support is negative and Cᵀ step
     vanishes, there is none. With Cᵀ step merely small, there is none within the radius tested here.
     """
+    N, nu = state.u.shape
     lower, upper = bounds(problem)
     at = values(problem, state.x, state.u)
     ahead = jnp.where(step > 0, upper - at, at - lower)
@@ -213,6 +234,7 @@ def _certifies(problem: LTVProblem, data: _Condensed, state: _Iterate, step: Flo
     step = jnp.where(live, step, 0)
     support = jnp.sum(jnp.where(live, jnp.abs(step) * ahead, 0))
     size = jnp.sum(jnp.where(live & jnp.isfinite(ahead), jnp.abs(step) * jnp.maximum(jnp.abs(at), jnp.abs(ahead)), 0))
-    radius = 1e3 * jnp.max(jnp.abs(state.u), axis=0) + jnp.zeros_like(state.u)
-    reach = jnp.sum(jnp.abs(data.rows.pull(step)) * radius.ravel())
+    natural = jnp.abs(state.gradient) / jnp.diagonal(data.hessian).reshape(N, nu)
+    radius = 1e3 * jnp.max(jnp.maximum(jnp.abs(state.u), natural), axis=0)
+    reach = jnp.sum(jnp.abs(data.rows.pull(step)).reshape(N, nu) * radius)
     return (support < 0) & (-support > reach) & (-support > 1e-3 * size)

@@ -5,6 +5,7 @@ are bounded, one for each state of x_1 … x_N. Rows of a stage touch that stage
 rows of states touch all inputs before them and are kept dense.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -96,6 +97,12 @@ def values(problem: LTVProblem, x: Float[Array, "N+1 nx"], u: Float[Array, "N nu
     inputs = None if problem.u_min is None and problem.u_max is None else u
     states = None if problem.x_min is None and problem.x_max is None else x[1:]
     return _concatenate(problem, rows, inputs, states)
+
+
+def magnitudes(problem: LTVProblem, x: Float[Array, "N+1 nx"], u: Float[Array, "N nu"]) -> Float[Array, " M"]:
+    """The size of what `values` adds up, against which a difference may be judged."""
+    size = problem if problem.G is None else dataclasses.replace(problem, G=jnp.abs(problem.G))
+    return values(size, jnp.abs(x), jnp.abs(u))
 
 
 def flatten(problem: LTVProblem, multipliers: Multipliers) -> Float[Array, " M"]:

@@ -9,7 +9,7 @@ With p_k the costate of x_{k+1} and λ, μ, ν the multipliers of the rows G_k, 
 feasibility, and a zero product of every multiplier with its slack.
 
 Violations are relative to the largest magnitude that the same row of G, input or state component reaches over the
-horizon, so that newtons, newton-metres and metres are not mixed. The other two conditions are measured by what they
+horizon, so that newtons, newton-metres and metres are hardly mixed. The other two conditions are measured by what they
 cost: for feasible inputs, the cost exceeds the optimum by at most the sum of the products |multiplier × slack| and of
 ½ gᵀH⁻¹g, where g is the gradient of the Lagrangian and H the Hessian. This is the duality gap (Boyd and Vandenberghe,
 Convex Optimization, section 5.5.1), given here relative to the cost.
@@ -128,13 +128,20 @@ def input_gradient(
     return effort + rate - rate_next + tracking
 
 
-def _relative(value: Array, *magnitudes: Array | None) -> Array:
+def _relative(value: Array, magnitudes: tuple[Array | None, ...], floor: Array | float = 0.0) -> Array:
     """Largest entry of `value`, each column against the largest finite magnitude of that column over the horizon."""
-    scale = jnp.full(value.shape[-1:], jnp.finfo(value.dtype).tiny, value.dtype)
+    scale = jnp.maximum(jnp.zeros(value.shape[-1:], value.dtype), floor)
     for magnitude in magnitudes:
         if magnitude is not None:
             scale = jnp.maximum(scale, jnp.max(jnp.where(jnp.isfinite(magnitude), jnp.abs(magnitude), 0), axis=0))
-    return jnp.max(value / scale, initial=0)
+    return jnp.max(value / jnp.maximum(scale, jnp.finfo(value.dtype).tiny), initial=0)
+
+
+def _smallest_input(problem: LTVProblem, u: Float[Array, "N nu"]) -> Float[Array, ""]:
+    """A hundredth of the largest input that the problem speaks of: below it, violations count as absolute."""
+    spoken = u, problem.u_prev, problem.u_ref, problem.u_min, problem.u_max
+    sizes = [jnp.max(jnp.where(jnp.isfinite(v), jnp.abs(v), 0)) for v in spoken if v is not None]
+    return 0.01 * jnp.max(jnp.stack(sizes))
 
 
 def _excess(value: Array, lower: Array | None, upper: Array | None) -> Array:
@@ -153,14 +160,17 @@ def primal_residual(problem: LTVProblem, x: Float[Array, "N+1 nx"], u: Float[Arr
         problem.e,
     )
     defect = jnp.abs(x[1:] - sum(terms, jnp.zeros_like(problem.e)))
-    worst = _relative(defect, x[1:], *terms)
+    worst = [_relative(defect, (x, *terms))]
+    least = _smallest_input(problem, u)
     if problem.G is not None and problem.h is not None:
         Gu = jnp.einsum("kij,kj->ki", problem.G, u, precision=_HIGHEST)
-        reach = jnp.einsum("kij,kj->ki", jnp.abs(problem.G), jnp.abs(u), precision=_HIGHEST)
-        worst = jnp.maximum(worst, _relative(_excess(Gu, None, problem.h), reach, problem.h))
-    inputs = _relative(_excess(u, problem.u_min, problem.u_max), u, problem.u_min, problem.u_max)
-    states = _relative(_excess(x[1:], problem.x_min, problem.x_max), x[1:], problem.x_min, problem.x_max)
-    return jnp.maximum(worst, jnp.maximum(inputs, states))
+        reach = jnp.einsum("kij,kj->ki", jnp.abs(problem.G), jnp.maximum(jnp.abs(u), least), precision=_HIGHEST)
+        worst.append(_relative(_excess(Gu, None, problem.h), (reach, problem.h)))
+    inputs = u, problem.u_min, problem.u_max
+    worst.append(_relative(_excess(*inputs), inputs, least))
+    states = x[1:], problem.x_min, problem.x_max
+    worst.append(_relative(_excess(*states), (x, problem.x_ref, *states[1:])))
+    return jnp.max(jnp.stack(worst))
 
 
 def complementarity_gap(

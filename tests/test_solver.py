@@ -1,0 +1,369 @@
+"""`pimpc.solve` with its default method: certified optima, constraints, independence of instances, honest failures."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from mpc_problems import FILES, clarabel_inputs, float64_costs, input_errors, random_problem, recorded
+
+import pimpc
+from pimpc import CondensedADMM, Status
+
+N10 = tuple(name for name in FILES if name.endswith("n10"))
+
+
+def stack(problems):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *problems)
+
+
+def take(tree, index):
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def put(tree, index, values):
+    return jax.tree.map(lambda leaf, value: leaf.at[index].set(value), tree, values)
+
+
+@functools.cache
+def solver(method):
+    """A batched solver that starts from given states; compiled once for each shape."""
+    return jax.jit(jax.vmap(lambda problem, start: pimpc.solve(problem, method, start)))
+
+
+def solve_batch(problem, method=CondensedADMM(), start=None):  # noqa: B008
+    return solver(method)(problem, jax.vmap(method.cold_start)(problem) if start is None else start)
+
+
+@functools.cache
+def short():
+    """All recorded problems of ten stages as one batch, and where each file's are."""
+    problems, data = zip(*(recorded(name, jnp.float32) for name in N10), strict=True)
+    ends = np.cumsum([len(d["x0"]) for d in data])
+    spans = {name: slice(end - len(d["x0"]), end) for name, end, d in zip(N10, ends, data, strict=True)}
+    batch = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *problems)
+    return batch, spans, solve_batch(batch)
+
+
+@functools.cache
+def recorded_solution(name):
+    problem, data = recorded(name, jnp.float32)
+    if name in N10:
+        _, spans, solution = short()
+        return problem, data, take(solution, spans[name])
+    return problem, data, solve_batch(problem)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_float32_inputs_are_optimal_from_a_cold_start(name):
+    _, data, solution = recorded_solution(name)
+    assert np.all(solution.status == Status.SOLVED)
+    errors = input_errors(solution.u, data["u_opt"])
+    assert np.median(errors) <= 1e-3
+    assert errors.max() <= 1e-2
+    assert np.all(float64_costs(data, solution.u) <= 1.001 * data["cost_opt"])
+    np.testing.assert_allclose(solution.cost, data["cost_opt"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_plan_satisfies_dynamics_and_cones(name):
+    problem, data, solution = recorded_solution(name)
+    x, u = np.asarray(solution.x, float), np.asarray(solution.u, float)
+    step = np.einsum("bkij,bkj->bki", data["A"], x[:, :-1]) + np.einsum("bkij,bkj->bki", data["B"], u) + data["e"]
+    assert np.abs(x[:, 1:] - step).max() <= 2e-5
+    np.testing.assert_array_equal(solution.x[:, 0], problem.x0)
+    excess = np.einsum("bkij,bkj->bki", data["G"], u) - data["h"]
+    assert excess.max() <= 0.01  # newtons and newton-metres, of a weight of 327 N
+    np.testing.assert_array_equal(u[data["u_min"] == data["u_max"]], 0.0)
+
+
+def test_independent_residuals_agree_with_the_solution():
+    problem, _, solution = recorded_solution("double_support_n10")
+    measure = jax.jit(jax.vmap(pimpc.kkt_residuals))
+    multipliers = solution.warm_start.multipliers
+    right = measure(problem, solution.x, solution.u, multipliers)
+    np.testing.assert_allclose(right.primal, solution.primal_residual, atol=1e-7)
+    assert np.all(right.primal <= 1e-5)
+    assert np.all(right.dual <= 1e-5)
+    wrong_u = solution.u.at[:, 3].multiply(1.05)
+    assert np.all(measure(problem, solution.x, wrong_u, multipliers).primal > 1e-3)  # x no longer follows from u
+    rolled = jax.vmap(pimpc.problem.roll_out)(problem, wrong_u)
+    assert np.all(measure(problem, rolled, wrong_u, multipliers).dual > 1e-4)
+    none = dataclasses.replace(multipliers, rows=0 * multipliers.rows)
+    active = np.asarray(multipliers.rows).max(axis=(1, 2)) > 0.1
+    assert active.any()
+    assert np.all(measure(problem, solution.x, solution.u, none).dual[active] > 1e-5)
+
+
+def test_float64_reaches_the_certified_optimum():
+    with jax.enable_x64(True):
+        problem, data = recorded("double_support_n10", jnp.float64)
+        solution = solve_batch(problem, CondensedADMM(tolerance=1e-11, max_iterations=200))
+        assert np.all(solution.status == Status.SOLVED)
+        assert input_errors(solution.u, data["u_opt"]).max() <= 5e-5  # the certificates are good to 1e-10 of the cost
+        np.testing.assert_allclose(solution.cost, data["cost_opt"], rtol=2e-8)
+
+
+def test_duality_gap_bounds_the_distance_to_the_optimum():
+    with jax.enable_x64(True):
+        problem, data = recorded("walk_wide_n10", jnp.float64)
+        solution = solve_batch(problem, CondensedADMM(max_iterations=40, early_stop=False))
+        gap = np.asarray(solution.dual_residual * solution.cost)
+        excess = np.asarray(solution.cost) - data["cost_opt"]
+        feasible = np.asarray(solution.primal_residual) < 1e-5
+        assert feasible.sum() >= 30
+        assert np.all(excess[feasible] <= gap[feasible] + 1e-5 * data["cost_opt"][feasible])
+        assert np.all(gap[feasible] >= 0)
+
+
+@pytest.mark.parametrize(("state_bounds", "full"), [(True, False), (False, True)])
+def test_random_problems_agree_with_clarabel(state_bounds, full):
+    with jax.enable_x64(True):
+        problems = [random_problem(s, jnp.float64, state_bounds=state_bounds, full=full) for s in range(30)]
+        solution = solve_batch(stack(problems), CondensedADMM(tolerance=1e-11, max_iterations=1000))
+        assert np.all(solution.status == Status.SOLVED)
+        expected = np.stack([clarabel_inputs(p) for p in problems])
+        np.testing.assert_allclose(solution.u, expected, atol=1e-4)
+        assert np.all(solution.primal_residual <= 1e-11)
+
+
+def test_full_weight_matrices_equal_their_diagonals():
+    problem, _, solution = recorded_solution("flight_n10")
+    matrices = {name: jax.vmap(jax.vmap(jnp.diag))(getattr(problem, name)) for name in ("Q", "R", "S")}
+    full = pimpc.solve(take(dataclasses.replace(problem, **matrices), 3))
+    np.testing.assert_allclose(full.u, solution.u[3], atol=0.05)
+    np.testing.assert_allclose(full.cost, solution.cost[3], rtol=1e-5)
+
+
+def test_neighbours_change_nothing():
+    batch, _, alone = short()
+    poisoned = dataclasses.replace(
+        batch,
+        x0=batch.x0.at[1].set(jnp.nan),
+        u_min=batch.u_min.at[2].add(2000.0),  # above u_max
+        h=batch.h.at[3, :, jnp.array([4, 16])].set(-800.0),  # f_z ≥ 800 N against f_z ≤ 700 N
+    )
+    together = solve_batch(poisoned)
+    others = jnp.array([i for i in range(len(batch.x0)) if i not in (1, 2, 3)])
+    jax.tree.map(np.testing.assert_array_equal, take(together, others), take(alone, others))  # bitwise
+    assert together.status[1] == Status.NONFINITE_INPUT
+    assert together.iterations[1] == 0
+    assert np.all(np.isnan(together.u[1]))
+    np.testing.assert_array_equal(together.warm_start.u[1], 0.0)
+    assert together.status[2] == Status.INFEASIBLE
+    assert together.status[3] == Status.INFEASIBLE
+
+
+def test_instance_alone_equals_instance_in_batch():
+    batch, _, solution = short()
+    alone = pimpc.solve(take(batch, 100))
+    assert alone.status == solution.status[100]
+    assert alone.iterations == solution.iterations[100]
+    np.testing.assert_allclose(alone.u, solution.u[100], atol=0.02)
+
+
+def test_horizon_masking_equals_the_shorter_problem():
+    problem = take(short()[0], 7)
+    by_horizon = jax.jit(jax.vmap(lambda p, n: pimpc.solve(dataclasses.replace(p, horizon=n)), in_axes=(None, 0)))
+    masked = by_horizon(problem, jnp.arange(1, 11))
+    assert np.all(masked.status == Status.SOLVED)
+    for n in (1, 4):
+        staged = {k: v[:n] for k, v in vars(problem).items() if v is not None and k not in ("x0", "u_prev")}
+        alone = pimpc.solve(dataclasses.replace(problem, **staged))
+        np.testing.assert_allclose(masked.u[n - 1, :n], alone.u, atol=0.05)
+        np.testing.assert_allclose(masked.x[n - 1, : n + 1], alone.x, atol=1e-3)
+        np.testing.assert_allclose(masked.cost[n - 1], alone.cost, rtol=1e-4)
+        np.testing.assert_array_equal(masked.u[n - 1, n:], 0.0)
+        unread = {k: v.at[4:].set(jnp.nan) for k, v in vars(problem).items() if k in ("A", "B", "Q", "h", "u_min")}
+        poisoned = by_horizon(dataclasses.replace(problem, **unread), jnp.arange(1, 11))
+        jax.tree.map(np.testing.assert_array_equal, take(poisoned, slice(0, 4)), take(masked, slice(0, 4)))
+        assert np.all(poisoned.status[4:] == Status.NONFINITE_INPUT)
+
+
+def test_warm_start_saves_iterations():
+    batch, _, cold = short()
+    again = solve_batch(batch, start=cold.warm_start)
+    assert np.all(again.status == Status.SOLVED)
+    assert np.mean(again.iterations) <= 1.1 * CondensedADMM().round_iterations
+    moved = dataclasses.replace(batch, x0=batch.x0 + 1e-3 * jnp.abs(batch.x0))
+    poisoned = jax.tree.map(lambda leaf: leaf.at[0].set(jnp.nan), cold.warm_start)
+    cold, warm = solve_batch(moved), solve_batch(moved, start=poisoned)
+    assert np.all(warm.status == Status.SOLVED)
+    assert np.mean(warm.iterations) <= 0.6 * np.mean(cold.iterations)
+    np.testing.assert_allclose(warm.cost, cold.cost, rtol=1e-4)
+    np.testing.assert_array_equal(warm.u[0], cold.u[0])  # a warm start that is not finite is none
+
+
+def test_fixed_iterations_need_no_data_dependent_loop():
+    problem, data, _ = recorded_solution("walk_n10")
+    method = CondensedADMM(max_iterations=60, early_stop=False)
+    text = str(jax.make_jaxpr(lambda p: pimpc.solve(p, method))(take(problem, 0)))
+    assert "while[" not in text
+    solution = solve_batch(problem, method)
+    assert np.all(solution.iterations == 60)
+    assert input_errors(solution.u, data["u_opt"]).max() <= 1e-2
+
+
+def small(**changes):
+    """A scalar integrator driven from zero to a reference of one, with every kind of bound but none that binds."""
+    one = jnp.ones((5, 1))
+    free = jnp.full((5, 1), jnp.inf)
+    problem = pimpc.LTVProblem(
+        A=one[..., None], B=one[..., None], e=0 * one, x0=jnp.zeros(1), u_prev=jnp.zeros(1),
+        x_ref=one, u_ref=0 * one, Q=one, R=0.1 * one, S=0 * one,
+        G=jnp.asarray([[[1.0], [-1.0]]] * 5), h=jnp.tile(free, (1, 2)),
+        u_min=-free, u_max=free, x_min=-free, x_max=free,
+    )  # fmt: skip
+    return dataclasses.replace(problem, **changes)
+
+
+def test_without_constraints_the_normal_equations_hold():
+    bare = small(G=None, h=None, u_min=None, u_max=None, x_min=None, x_max=None)
+    sums = np.tril(np.ones((5, 5)))
+    expected = np.linalg.solve(sums.T @ sums + 0.1 * np.eye(5), sums.T @ np.ones(5))
+    for problem in (bare, small()):  # infinite bounds are none
+        solution = pimpc.solve(problem)
+        assert solution.status == Status.SOLVED
+        np.testing.assert_allclose(solution.u[:, 0], expected, atol=1e-5)
+
+
+def test_single_stage():
+    fields = vars(small(G=None, h=None, x_min=None, x_max=None, u_min=None, u_max=jnp.full((5, 1), 0.25)))
+    first = {k: v if v is None or k in ("x0", "u_prev") else v[:1] for k, v in fields.items()}
+    solution = pimpc.solve(pimpc.LTVProblem(**first))
+    assert solution.status == Status.SOLVED
+    np.testing.assert_allclose(solution.u, 0.25, atol=1e-6)
+
+
+def test_small_constrained_problems():
+    one, inf = jnp.ones((5, 1)), jnp.inf
+    terminal = small(x_min=(-inf * one).at[4].set(0.5), x_max=(inf * one).at[4].set(0.5), u_max=0.3 * one)
+    jump = small(S=one, u_prev=jnp.full(1, 9.0), u_min=-one, u_max=one)
+    perfect = small(x_ref=0 * one)
+    solution = solve_batch(stack([terminal, jump, perfect]))
+    assert np.all(solution.status == Status.SOLVED)
+    np.testing.assert_allclose(solution.x[0, -1], 0.5, atol=1e-5)
+    assert np.all(solution.u[0] <= 0.3)
+    np.testing.assert_array_equal(solution.u[1, 0], 1.0)  # the bound nearest to u_prev
+    np.testing.assert_allclose(solution.u[2], 0.0, atol=1e-7)
+
+
+def test_infeasible_problems_are_never_solved():
+    one, inf = jnp.ones((5, 1)), jnp.inf
+    rows = jnp.ones((5, 2))
+    problems = {
+        "crossed bounds": small(u_min=one, u_max=-one),
+        "cone against bounds": small(h=-rows.at[:, 1].set(-inf), u_min=0 * one, u_max=one),
+        "opposed rows": small(h=-rows),
+        "fixed input outside its cone": small(h=0.5 * rows.at[:, 1].set(inf), u_min=one, u_max=one),
+        "unreachable state": small(u_min=-0.1 * one, u_max=0.1 * one, x_min=(-inf * one).at[4].set(2.0)),
+        "thrown out of bounds": small(x_max=0.5 * one, x0=jnp.full(1, 3.0), u_min=-one, u_max=one),
+    }
+    solution = solve_batch(stack(list(problems.values())))
+    assert np.all(solution.status == Status.INFEASIBLE), dict(zip(problems, solution.status, strict=True))
+    assert np.all(solution.iterations < CondensedADMM().max_iterations)
+
+
+def test_indefinite_weights_are_reported():
+    solution = take(solve_batch(stack([small(R=-jnp.ones((5, 1)), Q=jnp.zeros((5, 1))), small()])), 0)
+    assert solution.status == Status.NONFINITE
+    assert np.all(np.isfinite(solution.warm_start.u))
+
+
+def test_degenerate_walking_problems_are_solved():
+    batch, _, _ = short()
+    problem = take(batch, 0)
+    swing = jnp.zeros_like(problem.u_min)
+    changed = {
+        "no contact": {"u_min": swing, "u_max": swing},
+        "no friction": {"G": problem.G.at[:, :4, 2].set(0.0).at[:, 12:16, 8].set(0.0)},
+        "no force": {"h": problem.h.at[:, jnp.array([5, 17])].set(0.0)},
+        "huge x0": {"x0": problem.x0.at[0].add(1e3)},
+        "no tracking": {"Q": 0 * problem.Q},
+    }
+    problems = [dataclasses.replace(problem, **change) for change in changed.values()]
+    solution = solve_batch(put(batch, slice(0, len(problems)), stack(problems)))
+    assert np.all(solution.status[: len(problems)] == Status.SOLVED), solution.status[: len(problems)]
+    for u, degenerate in zip(solution.u, problems, strict=False):
+        expected = clarabel_inputs(degenerate)
+        np.testing.assert_allclose(u, expected, atol=5e-3 * max(1.0, np.abs(expected).max()))
+
+
+def test_statuses_speak():
+    assert {s.value for s in Status} == set(range(6))
+    assert all(s.message.endswith(".") and " " in s.message for s in Status)
+
+
+STRUCTURE = [
+    ({"Q": jnp.ones((4, 1))}, ValueError, r"Q has shape \(4, 1\); it must be \(N, nx\) = \(5, 1\) or .*B of shape"),
+    ({"x0": jnp.zeros(2)}, ValueError, r"x0 has shape \(2,\); it must be \(nx\) = \(1,\)"),
+    ({"B": jnp.ones((5, 1))}, ValueError, r"B has shape \(5, 1\); it must be \(N, nx, nu\)"),
+    ({"B": jnp.ones((0, 1, 1))}, ValueError, "at least one stage"),
+    ({"B": jnp.ones((2, 5, 1, 1)), "A": jnp.ones((2, 5, 1, 1))}, ValueError, r"jax.vmap\(pimpc.solve\)"),
+    ({"h": None}, ValueError, "G is given without h"),
+    ({"G": None}, ValueError, "h is given without G"),
+    ({"e": None}, ValueError, "e is None; it is required"),
+    ({"R": jnp.ones((5, 1), int)}, TypeError, "R has type int32; convert it to float32 or float64"),
+    ({"S": jnp.ones((5, 1), jnp.bfloat16)}, TypeError, "S has type bfloat16"),
+    ({"horizon": jnp.asarray(2.0)}, TypeError, "horizon has type float32; it counts stages"),
+]
+VALUES = [
+    ({"e": jnp.zeros((5, 1)).at[3, 0].set(jnp.nan)}, r"e\[3, 0\] is nan; it must be finite"),
+    ({"Q": jnp.ones((5, 1)).at[1, 0].set(-2.0)}, r"Q\[1, 0\] is -2.0; weights must not be negative"),
+    ({"R": -jnp.ones((5, 1, 1))}, r"R\[0\] has the eigenvalue -1.0"),
+    ({"u_min": jnp.ones((5, 1)), "u_max": jnp.zeros((5, 1))}, r"u_min\[0, 0\] is above u_max there"),
+    ({"u_max": jnp.full((5, 1), -jnp.inf)}, r"u_max\[0, 0\] is -inf; use a number, or inf"),
+    ({"horizon": jnp.asarray(9)}, r"horizon is 9; it must be from 1 to N = 5"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), STRUCTURE)
+def test_wrong_structure_is_rejected_when_traced(change, error, message):
+    problem = small(**change)
+    with pytest.raises(error, match=message):
+        jax.eval_shape(pimpc.solve, problem)
+    if "jax.vmap" not in message:
+        with pytest.raises(error, match=message):
+            pimpc.validate(problem)
+
+
+@pytest.mark.parametrize(("change", "message"), VALUES)
+def test_wrong_values_are_rejected_by_validate(change, message):
+    with pytest.raises(ValueError, match=message):
+        pimpc.validate(small(**change))
+
+
+def test_mixed_types_are_rejected():
+    with jax.enable_x64(True), pytest.raises(TypeError, match="x0 has type float32 but B has float64"):
+        problem = jax.tree.map(lambda v: jnp.asarray(np.asarray(v), jnp.float64), small())
+        pimpc.solve(dataclasses.replace(problem, x0=jnp.zeros(1, jnp.float32)))
+
+
+def test_validate_accepts_good_problems_and_names_the_bad_one_of_a_batch():
+    batch, _ = recorded("walk_n10", jnp.float32, 3)
+    pimpc.validate(batch)
+    pimpc.validate(take(batch, 0))
+    inert = dataclasses.replace(batch, e=batch.e.at[1, 8].set(jnp.nan), horizon=jnp.array([10, 8, 10]))
+    pimpc.validate(inert)
+    with pytest.raises(ValueError, match=r"e\[1, 8, 0\] is nan"):
+        pimpc.validate(dataclasses.replace(inert, horizon=jnp.array([10, 9, 10])))
+    with pytest.raises(TypeError, match="A is traced; call validate outside"):
+        jax.eval_shape(pimpc.validate, batch)
+
+
+def test_every_setting_changes_the_program():
+    changes = {
+        "max_iterations": 20, "round_iterations": 6, "tolerance": 1e-1, "early_stop": False, "relaxation": 1.0,
+        "penalty": 1.0, "contrast": 10.0, "caution": 0.5,
+    }  # fmt: skip
+    assert set(changes) == {f.name for f in dataclasses.fields(CondensedADMM)}
+    problem = take(short()[0], 0)
+
+    def program(method):
+        return str(jax.make_jaxpr(lambda p: pimpc.solve(p, method))(problem))
+
+    base = program(CondensedADMM())
+    for name, value in changes.items():
+        assert program(CondensedADMM(**{name: value})) != base, name
