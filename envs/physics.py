@@ -106,7 +106,6 @@ class Physics:
     robot: RobotModel
     backend: Literal["jax", "warp"]
     model: mjx.Model  # of the stepping backend
-    kinematics_model: mjx.Model  # of the JAX backend; give it to `envs.kinematics.kinematics`
 
     def init(self, qpos: Float[Array, "B nq"], qvel: Float[Array, "B nv"]) -> PhysicsState:
         """A state at (qpos, qvel) with a cold solver."""
@@ -159,10 +158,9 @@ def make_physics(robot: RobotModel, backend: Backend = "auto") -> Physics:
     if backend == "warp" and not has_warp:
         raise ValueError("The physics backend 'warp' needs the package warp-lang, which is not installed.")
     use_warp = backend == "warp" or (backend == "auto" and has_warp and jax.default_backend() == "gpu")
-    model = mjx.put_model(robot.mj_model, impl="jax")
-    if not use_warp:
-        return Physics(robot=robot, backend="jax", model=model, kinematics_model=model)
-    return Physics(robot=robot, backend="warp", model=_put_warp_model(robot), kinematics_model=model)
+    if use_warp:
+        return Physics(robot=robot, backend="warp", model=_put_warp_model(robot))
+    return Physics(robot=robot, backend="jax", model=mjx.put_model(robot.mj_model, impl="jax"))
 
 
 def _put_warp_model(robot: RobotModel) -> mjx.Model:

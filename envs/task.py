@@ -13,7 +13,7 @@ from envs.kinematics import Kinematics
 from envs.observations import yaw_rotation
 from envs.physics import Contacts, ModelParams, PhysicsState
 from envs.robots import RobotModel
-from pimpc.gait import GaitConfig, stance
+from pimpc.gait import GaitConfig, stance, swing_fraction
 from rewards import Context, Guidance
 
 
@@ -94,6 +94,7 @@ def reward_context(
         command=task.command,
         moving=task.moving,
         scheduled_stance=stance(task.phase, gait, task.moving),
+        swing_fraction=swing_fraction(task.phase, gait, task.moving),
         v_base=jnp.stack([cos * v[0] + sin * v[1], -sin * v[0] + cos * v[1], v[2]]),
         w_base=kin.w_base,
         w_world=R @ kin.w_base,

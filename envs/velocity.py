@@ -20,7 +20,7 @@ from envs.commands import sample, sample_interval
 from envs.config import VelocityConfig
 from envs.guidance import PlanInputs
 from envs.kinematics import Kinematics, kinematics
-from envs.physics import Contacts, ModelParams, Physics, PhysicsState, apply_params, make_physics, nominal_params
+from envs.physics import Contacts, ModelParams, Physics, PhysicsState, make_physics, nominal_params
 from envs.randomization import kick, randomize
 from envs.robots import RobotModel, compile_robot, get_robot
 from envs.state import Observation, State
@@ -157,8 +157,7 @@ class VelocityEnv:
     # --- Parts, for one robot --------------------------------------------------------------------------------------
 
     def _kinematics(self, params: ModelParams, physics: PhysicsState) -> Kinematics:
-        model = apply_params(self.physics.kinematics_model, self.robot, params)
-        return kinematics(model, self.robot, physics.qpos, physics.qvel)
+        return kinematics(params, self.robot, physics.qpos, physics.qvel)
 
     def _at_home(self) -> PhysicsState:
         """The default pose at rest at the world's origin."""

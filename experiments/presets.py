@@ -18,7 +18,7 @@ from rewards import GuidanceWeights, RegularizationWeights, Tables
 # reward and nothing of the angular one, whatever it does. Stepping in time is worth more and jerky actions cost less.
 WALKING = Tables(
     mpc=GuidanceWeights(com_scale=10.0, lin_vel_scale=8.0, ang_vel_scale=0.7),
-    regularization=RegularizationWeights(action_rate=-0.1, gait=2.0),
+    regularization=RegularizationWeights(action_rate=-0.1, gait=2.0, foot_swing=2.0),
 )
 
 Preset = Literal["auto", "cpu", "gpu"]

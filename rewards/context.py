@@ -49,6 +49,7 @@ class Context:
     command: Float[Array, " 3"]  # v_x, v_y [m/s], ω_z [rad/s], base yaw frame
     moving: Bool[Array, ""]  # the command is more than a stand
     scheduled_stance: Bool[Array, " 2"]  # from the phase clock
+    swing_fraction: Float[Array, " 2"]  # share of each foot's swing that has passed, by the clock [-]
     # Base
     v_base: Float[Array, " 3"]  # linear velocity of the base, in its yaw frame [m/s]
     w_base: Float[Array, " 3"]  # angular velocity, base frame [rad/s]

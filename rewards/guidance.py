@@ -53,9 +53,12 @@ def mpc_ang_mom(ctx: Context) -> Scalar:
 
 
 def mpc_foot(ctx: Context, sigma: float) -> Scalar:
-    """Mean over swing feet with a target of exp(−‖r_xy − r*_xy‖²/σ²); 1 if there is none; σ [m]."""
+    """Mean over swing feet with a target of exp(−‖r_xy − r*_xy‖²/σ²); 1 if there is none; σ [m].
+
+    A swing foot is one that the clock says should swing: a foot that stays down then misses its target.
+    """
     error = jnp.sum((ctx.p_world_foot[:, :2] - ctx.guidance.p_world_landing[:, :2]) ** 2, axis=-1)
-    counted = ctx.guidance.landing_valid & ~ctx.contact & ctx.moving
+    counted = ctx.guidance.landing_valid & ~ctx.scheduled_stance & ctx.moving
     count = jnp.sum(counted)
     mean = jnp.sum(jnp.where(counted, jnp.exp(-error / sigma**2), 0.0)) / jnp.maximum(count, 1)
     return jnp.where(ctx.guidance.solved, jnp.where(count > 0, mean, 1.0), 0.0)

@@ -65,6 +65,7 @@ class RegularizationWeights:
     foot_flat: float = 1.0
     foot_clear: float = -4.0
     foot_height: float = -0.25
+    foot_swing: float = 0.0  # ours
     stand_still: float = -4.0
     action_rate: float = -0.25
     joint_lim: float = -1.0

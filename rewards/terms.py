@@ -79,6 +79,17 @@ def foot_height(ctx: Context, target: float = 0.1) -> Scalar:
     return jnp.where(ctx.moving, cost, 0.0)
 
 
+def foot_swing(ctx: Context, height: float = 0.1, sigma: float = 0.07) -> Scalar:
+    """Mean over feet of exp(−(z − z*)²/σ²), z* = height · sin²(π s) over the swing s: feet lift when it is time [m].
+
+    Not in the papers. `gait` says only that a foot should be up, which a robot that stands finds hard to discover; this
+    has a slope from the first millimetre. 0 when standing.
+    """
+    target = height * jnp.sin(jnp.pi * ctx.swing_fraction) ** 2
+    near = jnp.exp(-(((ctx.p_world_foot[:, 2] - target) / sigma) ** 2))
+    return jnp.where(ctx.moving, jnp.mean(near), 0.0)
+
+
 def stand_still(ctx: Context) -> Scalar:
     """Σ (q − q₀)² when the command is to stand [rad²]."""
     return jnp.where(ctx.moving, 0.0, jnp.sum((ctx.q - ctx.q_default) ** 2))

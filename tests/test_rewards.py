@@ -43,6 +43,7 @@ def make_context(**changes) -> Context:
         "command": jnp.array([0.5, 0.0, 0.0]),
         "moving": jnp.ones((), bool),
         "scheduled_stance": jnp.ones(2, bool),
+        "swing_fraction": jnp.zeros(2),
         "v_base": jnp.zeros(3),
         "w_base": jnp.zeros(3),
         "w_world": jnp.zeros(3),
@@ -76,7 +77,7 @@ def with_plan(ctx: Context, **changes) -> Context:
     return dataclasses.replace(ctx, guidance=dataclasses.replace(ctx.guidance, **changes))
 
 
-ALL_ON = Tables(base=BASE_RL)
+ALL_ON = Tables(base=BASE_RL, regularization=RegularizationWeights(foot_swing=1.0))
 
 
 def test_costs_vanish_and_rewards_peak_where_nothing_is_wrong():
@@ -102,6 +103,7 @@ def test_costs_vanish_and_rewards_peak_where_nothing_is_wrong():
         (terms.foot_flat, {"tilt_foot": jnp.array([0.3, 0.3])}, np.exp(-0.3)),
         (terms.foot_clear, {"v_world_foot": jnp.array([[3.0, 4.0, 0.0], [0.0, 0.0, 0.0]])}, 0.75),  # 0.15 m · 5 m/s
         (terms.foot_height, {"touchdown": jnp.array([True, False]), "peak_height": jnp.array([0.05, 0.3])}, 0.25),
+        (terms.foot_swing, {"swing_fraction": jnp.array([0.5, 0.0])}, 0.5 + 0.5 * np.exp(-((0.1 / 0.07) ** 2))),
         (terms.stand_still, {"q": jnp.full(NJ, 0.5)}, 0.0),
         (terms.stand_still, {"q": jnp.full(NJ, 0.5), "moving": jnp.zeros((), bool)}, 1.0),
         (terms.action_rate, {"action": jnp.full(NJ, 2.0)}, 16.0),
@@ -123,7 +125,7 @@ def test_mpc_terms_at_analytic_states():
     planned = with_plan(turning, angular_momentum=jnp.tile(jnp.array([0.0, 0.0, 0.5]), (L, 1)))
     assert float(guidance.mpc_ang_vel(planned, scale=2.0)) == pytest.approx(1.0, rel=1e-5)  # I_zz ω = k̂
     assert float(guidance.mpc_ang_mom(planned)) == pytest.approx(0.25, rel=1e-5)
-    swing = make_context(contact=jnp.array([True, False]))  # the right foot hangs 0.3 m behind its target
+    swing = make_context(scheduled_stance=jnp.array([True, False]))  # the right foot hangs 0.3 m behind its target
     assert float(guidance.mpc_foot(swing, sigma=0.3)) == pytest.approx(np.exp(-1.0), rel=1e-5)
     unloaded = make_context(f_world_foot=jnp.zeros((2, 3)))
     assert float(guidance.mpc_grf(unloaded)) == pytest.approx(150.0 / np.sqrt(3.0), rel=1e-5)
