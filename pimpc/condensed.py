@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float
 
 from pimpc.condense import condensed_hessian
 from pimpc.constraints import Rows, bounds, flatten, magnitudes, make_rows, unflatten, values
-from pimpc.method import Outcome
+from pimpc.method import Method, Outcome
 from pimpc.problem import LTVProblem, roll_out
 from pimpc.residuals import (
     Multipliers,
@@ -66,7 +66,7 @@ class _Iterate(NamedTuple):
     """The state between rounds."""
 
     u: Float[Array, "N nu"]
-    x: Float[Array, "N+1 nx"]  # roll-out of u
+    x: Float[Array, "T nx"]  # roll-out of u
     gradient: Float[Array, "N nu"]  # of the cost at u
     dual: Float[Array, " M"]  # multipliers of the rows
     split: Float[Array, " M"]  # z, the copy of C u that satisfies the bounds
@@ -78,7 +78,7 @@ class _Iterate(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class CondensedADMM:
+class CondensedADMM(Method):
     """Over-relaxed ADMM on the condensed problem; the default method of `pimpc.solve`.
 
     Memory and the factorization grow as (N nu)² and (N nu)³: meant for horizons up to about 50 stages.
@@ -161,11 +161,10 @@ def _penalties(method: CondensedADMM, problem: LTVProblem, data: _Condensed, sta
     return data.stiffness * method.penalty * jnp.asarray(method.contrast, trust.dtype) ** polarity, pushes, trust
 
 
-def _inverse(M: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """The inverse of a positive definite matrix, NaN if it is not one."""
+def _inverse_factor(M: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """W with WᵀW = M⁻¹ for a positive definite matrix, NaN if it is not one."""
     eye = jnp.eye(M.shape[0], dtype=M.dtype)
-    half = jax.lax.linalg.triangular_solve(jnp.linalg.cholesky(M), eye, left_side=True, lower=True)
-    return jnp.matmul(half.T, half, precision=_HIGHEST)
+    return jax.lax.linalg.triangular_solve(jnp.linalg.cholesky(M), eye, left_side=True, lower=True)
 
 
 def _round(method: CondensedADMM, problem: LTVProblem, data: _Condensed, state: _Iterate) -> _Iterate:
@@ -175,7 +174,7 @@ def _round(method: CondensedADMM, problem: LTVProblem, data: _Condensed, state: 
     root = jnp.sqrt(penalty)
     normal = data.hessian + data.rows.scaled(root).gram()
     unit = jax.lax.rsqrt(jnp.diagonal(normal))
-    inverse = _inverse(normal * unit[:, None] * unit)
+    half = _inverse_factor(normal * unit[:, None] * unit)
     rows = data.rows.scaled(root, unit.reshape(N, nu))
     at = values(problem, state.x, state.u)
     lower, upper = bounds(problem)
@@ -183,9 +182,10 @@ def _round(method: CondensedADMM, problem: LTVProblem, data: _Condensed, state: 
     upper = jnp.where(penalty > 0, root * (upper - at), jnp.inf)
     linear = jnp.where(data.free, state.gradient.ravel(), 0) * unit
 
-    def iterate(_: int, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+    def iterate(_: Array | int, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         z, y = carry[1:]
-        v = jnp.matmul(inverse, rows.pull(z - y) - linear, precision=_HIGHEST)
+        right = jnp.matmul(half, rows.pull(z - y) - linear, precision=_HIGHEST)
+        v = jnp.matmul(right, half, precision=_HIGHEST)
         w = method.relaxation * rows.apply(v) + (1 - method.relaxation) * z
         z = jnp.clip(w + y, lower, upper)
         return v, z, y + w - z
@@ -230,10 +230,11 @@ def _certifies(problem: LTVProblem, data: _Condensed, state: _Iterate, step: Flo
     lower, upper = bounds(problem)
     at = values(problem, state.x, state.u)
     ahead = jnp.where(step > 0, upper - at, at - lower)
-    live = (step != 0) & (data.stiffness > 0)
-    step = jnp.where(live, step, 0)
-    support = jnp.sum(jnp.where(live, jnp.abs(step) * ahead, 0))
-    size = jnp.sum(jnp.where(live & jnp.isfinite(ahead), jnp.abs(step) * jnp.maximum(jnp.abs(at), jnp.abs(ahead)), 0))
+    # What points at an infinite bound proves nothing, but the rest of the step may still prove something.
+    live = (step != 0) & (data.stiffness > 0) & jnp.isfinite(ahead)
+    step, ahead = jnp.where(live, step, 0), jnp.where(live, ahead, 0)
+    support = jnp.sum(jnp.abs(step) * ahead)
+    size = jnp.sum(jnp.abs(step) * jnp.maximum(jnp.abs(at), jnp.abs(ahead)))
     natural = jnp.abs(state.gradient) / jnp.diagonal(data.hessian).reshape(N, nu)
     radius = 1e3 * jnp.max(jnp.maximum(jnp.abs(state.u), natural), axis=0)
     reach = jnp.sum(jnp.abs(data.rows.pull(step)).reshape(N, nu) * radius)

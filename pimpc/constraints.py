@@ -91,7 +91,7 @@ def bounds(problem: LTVProblem) -> tuple[Float[Array, " M"], Float[Array, " M"]]
     return _concatenate(problem, *lower), _concatenate(problem, *upper)
 
 
-def values(problem: LTVProblem, x: Float[Array, "N+1 nx"], u: Float[Array, "N nu"]) -> Float[Array, " M"]:
+def values(problem: LTVProblem, x: Float[Array, "T nx"], u: Float[Array, "N nu"]) -> Float[Array, " M"]:
     """What the rows bound: G_k u_k, the inputs and the states, from the plan itself rather than from C."""
     rows = None if problem.G is None else jnp.einsum("kij,kj->ki", problem.G, u, precision=_HIGHEST)
     inputs = None if problem.u_min is None and problem.u_max is None else u
@@ -99,7 +99,7 @@ def values(problem: LTVProblem, x: Float[Array, "N+1 nx"], u: Float[Array, "N nu
     return _concatenate(problem, rows, inputs, states)
 
 
-def magnitudes(problem: LTVProblem, x: Float[Array, "N+1 nx"], u: Float[Array, "N nu"]) -> Float[Array, " M"]:
+def magnitudes(problem: LTVProblem, x: Float[Array, "T nx"], u: Float[Array, "N nu"]) -> Float[Array, " M"]:
     """The size of what `values` adds up, against which a difference may be judged."""
     size = problem if problem.G is None else dataclasses.replace(problem, G=jnp.abs(problem.G))
     return values(size, jnp.abs(x), jnp.abs(u))

@@ -1,7 +1,7 @@
 """What `pimpc.solve` asks of a method."""
 
+import abc
 import dataclasses
-from typing import Protocol
 
 import jax
 from jaxtyping import Array, Bool, Float, Int, PyTree
@@ -22,18 +22,15 @@ class Outcome:
     state: PyTree  # from which the next solve may start
 
 
-class Method(Protocol):
-    """A solver with its settings: a frozen dataclass, hence hashable and static under `jax.jit`."""
+class Method(abc.ABC):
+    """A solver with its settings. Methods are frozen dataclasses, hence hashable and static under `jax.jit`."""
 
-    @property
-    def tolerance(self) -> float:
-        """Relative residual below which a plan counts as solved."""
-        ...
+    tolerance: float  # relative residual below which a plan counts as solved
 
+    @abc.abstractmethod
     def cold_start(self, problem: LTVProblem) -> PyTree:
         """The state from which to start without a previous solution; finite for every problem."""
-        ...
 
+    @abc.abstractmethod
     def run(self, problem: LTVProblem, state: PyTree, runnable: Bool[Array, ""]) -> Outcome:
         """Iterates on one problem without a `horizon`, and not at all where `runnable` is false."""
-        ...

@@ -28,7 +28,7 @@ from jaxtyping import Array, Bool, Float
 
 from pimpc.constraints import bounds, make_rows, unflatten
 from pimpc.lifting import Lifted, lift
-from pimpc.method import Outcome
+from pimpc.method import Method, Outcome
 from pimpc.problem import LTVProblem, roll_out
 from pimpc.projection import project
 from pimpc.residuals import Multipliers, kkt_residuals
@@ -69,7 +69,7 @@ class PiState:
 
 
 @dataclasses.dataclass(frozen=True)
-class PiADMM:
+class PiADMM(Method):
     """The published πⁿMPC: cheap iterations, all stages in parallel, many of them.
 
     Slow to converge on walking problems: see `CondensedADMM`, and `Solution.status` for what an answer is worth.

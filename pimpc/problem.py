@@ -4,8 +4,8 @@
     s.t. x_{k+1} = A_k x_k + B_k u_k + e_k,   G_k u_k ≤ h_k,
          u_min,k ≤ u_k ≤ u_max,k,             x_min,k ≤ x_{k+1} ≤ x_max,k
 
-Symbols: N stages, nx states, nu inputs, m rows of input constraints a stage; u_{−1} is `u_prev`.
-Row k of every state array belongs to x_{k+1}: x_0 is given, so it is neither weighed nor bounded.
+Symbols: N stages, T = N + 1 states x_0 … x_N of size nx, nu inputs, m rows of input constraints for each stage; u_{−1}
+is `u_prev`. Row k of every array of states but a plan belongs to x_{k+1}: x_0 is given, neither weighed nor bounded.
 """
 
 import dataclasses
@@ -110,7 +110,7 @@ def weigh(W: Float[Array, "N n"] | Float[Array, "N n n"], v: Float[Array, "N n"]
     return W * v if W.ndim == 2 else jnp.einsum("kij,kj->ki", W, v, precision=jax.lax.Precision.HIGHEST)
 
 
-def roll_out(problem: LTVProblem, u: Float[Array, "N nu"]) -> Float[Array, "N+1 nx"]:
+def roll_out(problem: LTVProblem, u: Float[Array, "N nu"]) -> Float[Array, "T nx"]:
     """Applies inputs from x_0.
 
     Args:
@@ -136,7 +136,7 @@ def input_rates(problem: LTVProblem, u: Float[Array, "N nu"]) -> Float[Array, "N
     return u - jnp.concatenate([problem.u_prev[None], u[:-1]])
 
 
-def cost(problem: LTVProblem, x: Float[Array, "N+1 nx"], u: Float[Array, "N nu"]) -> Float[Array, ""]:
+def cost(problem: LTVProblem, x: Float[Array, "T nx"], u: Float[Array, "N nu"]) -> Float[Array, ""]:
     """The objective of states and inputs, in the units of the weights.
 
     Args:

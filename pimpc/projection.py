@@ -74,7 +74,7 @@ def project(
     """
     target = jnp.where(on.free, point, 0)
 
-    def iterate(_: int, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+    def iterate(_: Array | int, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         z, y = carry[1:]
         u = jnp.matmul(on.inverse, target + jnp.matmul(z - y, on.C, precision=_HIGHEST), precision=_HIGHEST)
         w = 1.6 * jnp.matmul(on.C, u, precision=_HIGHEST) - 0.6 * z

@@ -82,7 +82,7 @@ def fixed_inputs(problem: LTVProblem) -> Array:
 
 
 def costates(
-    problem: LTVProblem, x: Float[Array, "N+1 nx"], states: Float[Array, "N nx"] | None = None
+    problem: LTVProblem, x: Float[Array, "T nx"], states: Float[Array, "N nx"] | None = None
 ) -> Float[Array, "N nx"]:
     """The derivatives of all costs of x_{k+1}, x_{k+2}, … with respect to x_{k+1}.
 
@@ -108,7 +108,7 @@ def costates(
 
 
 def input_gradient(
-    problem: LTVProblem, x: Float[Array, "N+1 nx"], u: Float[Array, "N nu"], states: Float[Array, "N nx"] | None = None
+    problem: LTVProblem, x: Float[Array, "T nx"], u: Float[Array, "N nu"], states: Float[Array, "N nx"] | None = None
 ) -> Float[Array, "N nu"]:
     """The derivative of the cost with respect to the inputs, the dynamics eliminated.
 
@@ -151,7 +151,7 @@ def _excess(value: Array, lower: Array | None, upper: Array | None) -> Array:
     return excess if lower is None else jnp.maximum(excess, lower - value)
 
 
-def primal_residual(problem: LTVProblem, x: Float[Array, "N+1 nx"], u: Float[Array, "N nu"]) -> Float[Array, ""]:
+def primal_residual(problem: LTVProblem, x: Float[Array, "T nx"], u: Float[Array, "N nu"]) -> Float[Array, ""]:
     """Largest relative violation of a constraint, the dynamics included (see `kkt_residuals`)."""
     problem = mask_horizon(problem)
     terms = (
@@ -174,7 +174,7 @@ def primal_residual(problem: LTVProblem, x: Float[Array, "N+1 nx"], u: Float[Arr
 
 
 def complementarity_gap(
-    problem: LTVProblem, x: Float[Array, "N+1 nx"], u: Float[Array, "N nu"], multipliers: Multipliers
+    problem: LTVProblem, x: Float[Array, "T nx"], u: Float[Array, "N nu"], multipliers: Multipliers
 ) -> Float[Array, ""]:
     """The sum of |multiplier × slack| over all constraints, in the units of the cost."""
     gap = jnp.zeros((), u.dtype)
@@ -201,7 +201,7 @@ def _gap(multiplier: Array, value: Array, lower: Array | None, upper: Array | No
 
 
 def lagrangian_gradient(
-    problem: LTVProblem, x: Float[Array, "N+1 nx"], u: Float[Array, "N nu"], multipliers: Multipliers
+    problem: LTVProblem, x: Float[Array, "T nx"], u: Float[Array, "N nu"], multipliers: Multipliers
 ) -> Float[Array, "N nu"]:
     """The derivative of the Lagrangian with respect to the inputs, zero on fixed ones.
 
@@ -264,7 +264,7 @@ def newton_decrement(problem: LTVProblem, gradient: Float[Array, "N nu"]) -> Flo
     return jnp.sum(savings)
 
 
-def cost_scale(problem: LTVProblem, x: Float[Array, "N+1 nx"], u: Float[Array, "N nu"]) -> Float[Array, ""]:
+def cost_scale(problem: LTVProblem, x: Float[Array, "T nx"], u: Float[Array, "N nu"]) -> Float[Array, ""]:
     """What a gap is relative to: the cost, or the rounding of its terms when these cancel."""
     squares = [(problem.Q, x[1:]), (problem.Q, problem.x_ref), (problem.R, u), (problem.R, problem.u_ref)]
     terms = sum((jnp.sum(jnp.abs(v * weigh(W, v))) for W, v in squares), jnp.zeros((), u.dtype))
@@ -273,7 +273,7 @@ def cost_scale(problem: LTVProblem, x: Float[Array, "N+1 nx"], u: Float[Array, "
 
 
 def kkt_residuals(
-    problem: LTVProblem, x: Float[Array, "N+1 nx"], u: Float[Array, "N nu"], multipliers: Multipliers
+    problem: LTVProblem, x: Float[Array, "T nx"], u: Float[Array, "N nu"], multipliers: Multipliers
 ) -> Residuals:
     """Measures a plan and its multipliers against the optimality conditions, whoever computed them.
 

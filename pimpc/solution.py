@@ -44,7 +44,7 @@ class Solution:
             failure: it is then a cold start.
     """
 
-    x: Float[Array, "*batch N+1 nx"]
+    x: Float[Array, "*batch T nx"]
     u: Float[Array, "*batch N nu"]
     status: Int[Array, "*batch"]
     iterations: Int[Array, "*batch"]

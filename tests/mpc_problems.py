@@ -6,7 +6,7 @@ from pathlib import Path
 import clarabel
 import jax.numpy as jnp
 import numpy as np
-from scipy import sparse
+from scipy import linalg, sparse
 
 import pimpc
 
@@ -61,8 +61,8 @@ def clarabel_inputs(problem):
     full = {k: p[k] if p[k].ndim == 3 else np.stack([np.diag(row) for row in p[k]]) for k in ("Q", "R", "S")}
     rate = np.eye(N * nu) - np.eye(N * nu, k=-nu)
     before = np.concatenate([p["u_prev"], np.zeros((N - 1) * nu)])
-    S = sparse.block_diag(full["S"]).toarray()
-    P = sparse.block_diag(list(full["Q"]) + list(full["R"])).toarray()
+    S = linalg.block_diag(*full["S"])
+    P = linalg.block_diag(*full["Q"], *full["R"])
     P[N * nx :, N * nx :] += rate.T @ S @ rate
     q = np.concatenate([
         -np.einsum("kij,kj->ki", full["Q"], p["x_ref"]).ravel(),
@@ -79,7 +79,7 @@ def clarabel_inputs(problem):
     rows, sides = [], []
     if "G" in p:
         block = np.zeros((p["h"].size, n))
-        block[:, N * nx :] = sparse.block_diag(list(p["G"])).toarray()
+        block[:, N * nx :] = linalg.block_diag(*p["G"])
         rows, sides = [block], [p["h"].ravel()]
     eye = np.eye(n)
     for part, lower, upper in ((slice(0, N * nx), "x_min", "x_max"), (slice(N * nx, n), "u_min", "u_max")):

@@ -2,6 +2,9 @@
 
 import dataclasses
 import functools
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -169,17 +172,19 @@ def test_horizon_masking_equals_the_shorter_problem():
     by_horizon = jax.jit(jax.vmap(lambda p, n: pimpc.solve(dataclasses.replace(p, horizon=n)), in_axes=(None, 0)))
     masked = by_horizon(problem, jnp.arange(1, 11))
     assert np.all(masked.status == Status.SOLVED)
-    for n in (1, 4):
-        staged = {k: v[:n] for k, v in vars(problem).items() if v is not None and k not in ("x0", "u_prev")}
-        alone = pimpc.solve(dataclasses.replace(problem, **staged))
-        np.testing.assert_allclose(masked.u[n - 1, :n], alone.u, atol=0.05)
-        np.testing.assert_allclose(masked.x[n - 1, : n + 1], alone.x, atol=1e-3)
-        np.testing.assert_allclose(masked.cost[n - 1], alone.cost, rtol=1e-4)
-        np.testing.assert_array_equal(masked.u[n - 1, n:], 0.0)
-        unread = {k: v.at[4:].set(jnp.nan) for k, v in vars(problem).items() if k in ("A", "B", "Q", "h", "u_min")}
-        poisoned = by_horizon(dataclasses.replace(problem, **unread), jnp.arange(1, 11))
-        jax.tree.map(np.testing.assert_array_equal, take(poisoned, slice(0, 4)), take(masked, slice(0, 4)))
-        assert np.all(poisoned.status[4:] == Status.NONFINITE_INPUT)
+    n = 4
+    staged = {k: v[:n] for k, v in vars(problem).items() if v is not None and k not in ("x0", "u_prev")}
+    alone = pimpc.solve(dataclasses.replace(problem, **staged))
+    np.testing.assert_allclose(masked.u[n - 1, :n], alone.u, atol=0.05)
+    np.testing.assert_allclose(masked.x[n - 1, : n + 1], alone.x, atol=1e-3)
+    np.testing.assert_allclose(masked.cost[n - 1], alone.cost, rtol=1e-4)
+    for u, count in zip(masked.u, range(1, 11), strict=True):
+        np.testing.assert_array_equal(u[count:], 0.0)
+    # What inert stages hold is not read.
+    unread = {k: v.at[n:].set(jnp.nan) for k, v in vars(problem).items() if k in ("A", "B", "Q", "h", "u_min")}
+    poisoned = by_horizon(dataclasses.replace(problem, **unread), jnp.arange(1, 11))
+    jax.tree.map(np.testing.assert_array_equal, take(poisoned, slice(0, n)), take(masked, slice(0, n)))
+    assert np.all(poisoned.status[n:] == Status.NONFINITE_INPUT)
 
 
 def test_warm_start_saves_iterations():
@@ -289,6 +294,12 @@ def test_degenerate_walking_problems_are_solved():
     for u, degenerate in zip(solution.u, problems, strict=False):
         expected = clarabel_inputs(degenerate)
         np.testing.assert_allclose(u, expected, atol=5e-3 * max(1.0, np.abs(expected).max()))
+
+
+def test_annotated_shapes_and_types_hold():
+    script = Path(__file__).with_name("check_types.py")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.stdout == "checked\n", done.stderr[-2000:]
 
 
 def test_statuses_speak():
