@@ -14,7 +14,6 @@ import dataclasses
 import json
 import os
 import sys
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from learning.policy import Policy
 
 SHIPPED_POLICY = Path(__file__).parent / "experiments" / "results" / "g1_walk" / "policy.npz"
+Command = tuple[float, float, float]
 CACHE = Path.home() / ".cache" / "mpc-rl" / "jax"
 
 
@@ -38,10 +38,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"train.py: there is no subcommand {name!r}; there are train, play and eval.", file=sys.stderr)
         return 2
     _prepare()
+    from learning.checkpoint import CheckpointError
+    from learning.health import NonFiniteError
+
     try:
         return commands[name](arguments)
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        print(f"train.py {name}: {error}", file=sys.stderr)
+    except (ValueError, OSError, CheckpointError, NonFiniteError) as error:
+        print(f"train.py {name}: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 2
 
 
@@ -54,8 +57,6 @@ def _prepare() -> None:
     CACHE.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 2.0)
-    # TF32 would be the default on NVIDIA GPUs; kinematics and the solver ask for full precision themselves.
-    warnings.filterwarnings("ignore", message="Failed to import warp")
 
 
 # --- train ---------------------------------------------------------------------------------------------------------
@@ -74,15 +75,14 @@ def train(arguments: list[str]) -> int:
     from learning.run import train as run_training
 
     env = velocity.make(config.env)
-    resume = config.resume is not None
-    run_dir = config.resume if resume else record.new_run_directory(config.name, config.runs)
+    run_dir = config.resume or record.new_run_directory(config.name, config.runs)
     result = run_training(
         env,
         config.ppo,
         run_dir,
         run=config.run,
         settings=dataclasses.asdict(config),
-        resume=resume,
+        resume=config.resume is not None,
         metadata=_policy_facts(env),
     )
     print(f"Learning curve: {result.run_dir / 'learning_curve.png'}")
@@ -133,7 +133,7 @@ class PlayConfig:
     """Where the film goes."""
     seconds: float = 10.0
     """Its length."""
-    command: tuple[float, float, float] = (0.5, 0.0, 0.0)
+    command: Command = (0.5, 0.0, 0.0)
     """Forward and leftward velocity (m/s), turning rate (rad/s)."""
 
 
@@ -200,7 +200,7 @@ def _load(path: Path) -> tuple[Policy, VelocityConfig]:
     return policy, dataclasses.replace(config, backend="auto")
 
 
-def _film(policy: Policy, config: VelocityConfig, path: Path, seconds: float, command: tuple[float, ...]) -> None:
+def _film(policy: Policy, config: VelocityConfig, path: Path, seconds: float, command: Command) -> None:
     """A robot that obeys one command, undisturbed, on its nominal body."""
     import jax
 

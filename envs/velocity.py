@@ -9,26 +9,25 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from envs import guidance as mpc
-from envs import observations
-from envs.commands import sample, sample_interval
 from envs.config import VelocityConfig
-from envs.guidance import PlanInputs
-from envs.kinematics import Kinematics, kinematics
-from envs.physics import Contacts, ModelParams, Physics, PhysicsState, make_physics, nominal_params
-from envs.randomization import kick, randomize
+from envs.episode import Episode
+from envs.kinematics import Kinematics
+from envs.physics import Contacts, Physics, PhysicsState, make_physics, nominal_params
+from envs.randomization import randomize
 from envs.robots import RobotModel, compile_robot, get_robot
-from envs.state import Observation, State
-from envs.task import TaskState, has_fallen, reward_context, stand_at
-from pimpc.gait import GaitConfig, advance, is_moving
-from pimpc.plan import CentroidalModel, CentroidalState
-from rewards import evaluate, weighted_terms
+from envs.state import State
+from envs.task import TaskState, has_fallen
+from pimpc.gait import GaitConfig
+from rewards import weighted_terms
 
+T = TypeVar("T")
 MPC_METRICS = ("mpc/failed", "mpc/iterations", "mpc/landmarks")
 
 
@@ -40,6 +39,7 @@ class VelocityEnv:
     robot: RobotModel
     physics: Physics
     gait: GaitConfig
+    one: Episode  # the part of the task that concerns a single robot
 
     # --- Sizes ---------------------------------------------------------------------------------------------------
 
@@ -85,14 +85,14 @@ class VelocityEnv:
         params, bias = jax.vmap(
             lambda key: randomize(key, self.config.randomization, nominal, self.robot.base_body_id)
         )(keys[:, 0])
-        home = jax.vmap(lambda p: self._kinematics(p, self._at_home()))(params)
-        physics, kin = jax.vmap(self._stand)(keys[:, 1], home)
-        task = jax.vmap(self._start)(keys[:, 2], params, bias, home, kin)
+        home = jax.vmap(lambda p: self.one.kinematics(p, self.one.at_home()))(params)
+        physics, kin = jax.vmap(self.one.stand)(keys[:, 1], home)
+        task = jax.vmap(self.one.start)(keys[:, 2], params, bias, home, kin)
         latest = self.max_steps if self.config.start.random_phase else 1
         steps = jax.vmap(lambda key: jax.random.randint(key, (), 0, latest))(keys[:, 3])
         task = task.replace(steps=steps)
         contacts = Contacts(jnp.zeros((batch, 2, 3)), jnp.zeros((batch, 2), bool))
-        task, obs = jax.vmap(self._observe)(task, kin, physics, contacts)
+        task, obs = jax.vmap(self.one.observe)(task, kin, physics, contacts)
         zeros = jnp.zeros(batch)
         tick = jnp.full(batch, -1, jnp.int32)  # the first step is the MPC's first
         info = {"task": task, "tick": tick, "truncation": zeros, "final_obs": obs}
@@ -108,15 +108,15 @@ class VelocityEnv:
         """
         tick = state.info["tick"] + 1
         now = tick[0]  # one clock for all robots: the MPC is solved for the whole batch or not at all
-        task, physics = jax.vmap(self._push)(state.info["task"], state.pipeline_state)
-        target = self.robot.default_joint_pos + self.robot.action_scale * action - task.encoder_bias
+        task, physics = jax.vmap(self.one.renew)(state.info["task"], state.pipeline_state)
+        target = jnp.asarray(self.robot.default_joint_pos) + self.robot.action_scale * action - task.encoder_bias
         stepped, contacts = self.physics.step(task.params, physics, target, self.config.decimation)
         finite = jax.vmap(_is_finite)(stepped)
         # A diverged robot is judged at home and earns nothing: its numbers must reach neither reward nor statistics.
-        physics = _select(finite, stepped, self._at_home())
+        physics = _select(finite, stepped, self.one.at_home())
         contacts = _select(finite, contacts, jax.tree.map(jnp.zeros_like, contacts))
-        kin = jax.vmap(self._kinematics)(task.params, physics)
-        task, reward, metrics = jax.vmap(self._score, in_axes=(0, 0, 0, 0, 0, None))(
+        kin = jax.vmap(self.one.kinematics)(task.params, physics)
+        task, reward, metrics = jax.vmap(self.one.score, in_axes=(0, 0, 0, 0, 0, None))(
             task, kin, physics, contacts, action, now
         )
         reward, metrics = _select(finite, (reward, metrics), jax.tree.map(jnp.zeros_like, (reward, metrics)))
@@ -124,11 +124,11 @@ class VelocityEnv:
         fallen = jax.vmap(lambda k: has_fallen(self.robot, k, self.config.tilt_limit))(kin) | ~finite
         timed_out = (task.steps >= self.max_steps) & ~fallen
         done = fallen | timed_out
-        final_obs = jax.vmap(self._observe)(task, kin, physics, contacts)[1]
+        final_obs = jax.vmap(self.one.observe)(task, kin, physics, contacts)[1]
 
         task, physics, kin, contacts = self._replace_ended(done, task, physics, kin, contacts)
         task = self._plan(task, kin, now)
-        task, obs = jax.vmap(self._observe)(task, kin, physics, contacts)
+        task, obs = jax.vmap(self.one.observe)(task, kin, physics, contacts)
         metrics |= {
             "episode/fallen": fallen.astype(jnp.float32),
             "episode/diverged": (~finite).astype(jnp.float32),
@@ -154,153 +154,15 @@ class VelocityEnv:
             "done": state.done[index],
         }
 
-    # --- Parts, for one robot --------------------------------------------------------------------------------------
-
-    def _kinematics(self, params: ModelParams, physics: PhysicsState) -> Kinematics:
-        return kinematics(params, self.robot, physics.qpos, physics.qvel)
-
-    def _at_home(self) -> PhysicsState:
-        """The default pose at rest at the world's origin."""
-        qpos = jnp.asarray(self.robot.default_qpos, jnp.float32)
-        return self.physics.init(qpos, jnp.zeros(self.robot.mj_model.nv))
-
-    def _stand(self, key: PRNGKeyArray, home: Kinematics) -> tuple[PhysicsState, Kinematics]:
-        """The default pose at rest, somewhere on the plane."""
-        start = self.config.start
-        xy_key, z_key, yaw_key = jax.random.split(key, 3)
-        xy = start.position * jax.random.uniform(xy_key, (2,), minval=-1.0)
-        z = jax.random.uniform(z_key, (1,), minval=start.height[0], maxval=start.height[1])
-        yaw = start.yaw * jax.random.uniform(yaw_key, minval=-1.0)
-        shift = jnp.concatenate([xy, z])
-        zero = jnp.zeros(())
-        quaternion = jnp.stack([jnp.cos(yaw / 2), zero, zero, jnp.sin(yaw / 2)])
-        at_home = self._at_home()
-        qpos = at_home.qpos.at[:3].add(shift).at[3:7].set(quaternion)
-        return at_home.replace(qpos=qpos), stand_at(home, shift, yaw)
-
-    def _start(
-        self,
-        key: PRNGKeyArray,
-        params: ModelParams,
-        bias: Float[Array, " nj"],
-        home: Kinematics,
-        kin: Kinematics,
-    ) -> TaskState:
-        """A fresh episode of a robot that stands where `kin` says."""
-        key, command_key, wait_key, push_key = jax.random.split(key, 4)
-        command = sample(command_key, self.config.command)
-        phase = jnp.zeros(())
-        return TaskState(
-            key=key,
-            params=params,
-            encoder_bias=bias,
-            home=home,
-            steps=jnp.zeros((), jnp.int32),
-            command=command,
-            command_wait=sample_interval(wait_key, self.config.command.resample, self.dt),
-            push_wait=sample_interval(push_key, self.config.push.interval, self.dt),
-            phase=phase,
-            moving=jnp.zeros((), bool),
-            last_action=jnp.zeros(self.action_size),
-            angular_momentum=kin.angular_momentum,
-            contact=jnp.ones(2, bool),
-            peak_height=jnp.zeros(2),
-            guidance=mpc.init(self.config.guidance, self.gait, self._plan_inputs(params, kin, phase, command), self.dt),
-        )
-
-    def _push(self, task: TaskState, physics: PhysicsState) -> tuple[TaskState, PhysicsState]:
-        """Counts down to the next kick and to the next command, and applies those that are due."""
-        key, kick_key, push_key, command_key, wait_key = jax.random.split(task.key, 5)
-        push = task.push_wait <= 1
-        qvel = physics.qvel.at[:6].add(jnp.where(push, kick(kick_key, self.config.push), 0.0))
-        push_wait = jnp.where(push, sample_interval(push_key, self.config.push.interval, self.dt), task.push_wait - 1)
-        renew = task.command_wait <= 1
-        command = jnp.where(renew, sample(command_key, self.config.command), task.command)
-        command_wait = jnp.where(
-            renew, sample_interval(wait_key, self.config.command.resample, self.dt), task.command_wait - 1
-        )
-        task = task.replace(key=key, push_wait=push_wait, command=command, command_wait=command_wait)
-        return task, physics.replace(qvel=qvel)
-
-    def _score(
-        self,
-        task: TaskState,
-        kin: Kinematics,
-        physics: PhysicsState,
-        contacts: Contacts,
-        action: Float[Array, " nj"],
-        tick: Int[Array, ""],
-    ) -> tuple[TaskState, Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """The reward of the step that led here, and the episode's memory brought up to date."""
-        moving = is_moving(task.command, self.gait)
-        phase = advance(task.phase, self.gait, self.dt, moving, task.moving, task.command)
-        aged = dataclasses.replace(task.guidance, age=task.guidance.age + 1)
-        task = task.replace(phase=phase, moving=moving, steps=task.steps + 1, guidance=aged)
-        landmarks = mpc.recall(self.config.guidance, aged, tick, self.dt)
-        ctx = reward_context(self.robot, self.gait, task, kin, physics, contacts, action, landmarks, self.dt)
-        reward, parts = evaluate(self.config.rewards, ctx, self.dt)
-        metrics = {f"reward/{name}": value for name, value in parts.items()}
-        metrics["velocity_error"] = jnp.linalg.norm(ctx.command[:2] - ctx.v_base[:2])
-        metrics["yaw_rate_error"] = jnp.abs(ctx.command[2] - ctx.w_base[2])
-        metrics["mpc/landmarks"] = jnp.sum(landmarks.weight > 0).astype(jnp.float32)
-        task = task.replace(
-            last_action=action,
-            angular_momentum=kin.angular_momentum,
-            contact=contacts.in_contact,
-            peak_height=jnp.where(contacts.in_contact, 0.0, ctx.peak_height),
-        )
-        return task, reward, metrics
-
-    def _observe(
-        self, task: TaskState, kin: Kinematics, physics: PhysicsState, contacts: Contacts
-    ) -> tuple[TaskState, Observation]:
-        """What actor and critic see now; uses up one random key."""
-        key, noise_key = jax.random.split(task.key)
-        q = physics.qpos[self.robot.qpos_adr] + task.encoder_bias - self.robot.default_joint_pos
-        qd = physics.qvel[self.robot.dof_adr]
-        noise_free = observations.actor(kin, q, qd, task.last_action, task.command, task.phase)
-        mass = task.params.body_mass.sum()
-        targets = mpc.next_targets(self.config.guidance, task.guidance, self.dt)
-        critic = observations.privileged(
-            noise_free, kin, contacts.in_contact.astype(q.dtype), contacts.force_world, targets, mass
-        )
-        actor = observations.add_noise(noise_key, self.config.noise, noise_free)
-        return task.replace(key=key), {"state": actor, "privileged_state": critic}
-
-    def _plan_inputs(
-        self, params: ModelParams, kin: Kinematics, phase: Float[Array, ""], command: Float[Array, " 3"]
-    ) -> PlanInputs:
-        """What the MPC is told: the true centroidal state, and the robot as it is or as it is published."""
-        robot = self.robot
-        sees = self.config.guidance.sees_randomization
-        model = CentroidalModel(
-            mass=params.body_mass.sum() if sees else jnp.asarray(robot.mass, jnp.float32),
-            friction=params.foot_friction if sees else jnp.asarray(robot.robot.foot_friction, jnp.float32),
-            sole=jnp.asarray(robot.sole, jnp.float32),
-            foot_offset=jnp.asarray(robot.foot_offset_com[:, :2], jnp.float32),
-            com_height=jnp.asarray(robot.com_height, jnp.float32),
-            inertia_zz=jnp.asarray(robot.inertia[2, 2], jnp.float32),
-        )
-        state = CentroidalState(
-            p_world_com=kin.p_world_com,
-            linear_momentum=kin.linear_momentum,
-            angular_momentum=kin.angular_momentum,
-            p_world_foot=kin.p_world_foot,
-            R_world_foot=kin.R_world_foot,
-            yaw=kin.yaw,
-            ground_height=jnp.zeros(()),
-        )
-        return PlanInputs(model, state, phase, command, is_moving(command, self.gait))
-
-    # --- Parts, for all robots -------------------------------------------------------------------------------------
+    # --- Parts ----------------------------------------------------------------------------------------------------
 
     def _replace_ended(
         self, done: Bool[Array, " B"], task: TaskState, physics: PhysicsState, kin: Kinematics, contacts: Contacts
     ) -> tuple[TaskState, PhysicsState, Kinematics, Contacts]:
         """Fresh episodes in place of those that are done; a robot keeps its body."""
         keys = jax.vmap(partial(jax.random.split, num=3))(task.key)
-        fresh_physics, fresh_kin = jax.vmap(self._stand)(keys[:, 0], task.home)
-        fresh_task = jax.vmap(self._start)(keys[:, 1], task.params, task.encoder_bias, task.home, fresh_kin)
+        fresh_physics, fresh_kin = jax.vmap(self.one.stand)(keys[:, 0], task.home)
+        fresh_task = jax.vmap(self.one.start)(keys[:, 1], task.params, task.encoder_bias, task.home, fresh_kin)
         fresh_contacts = jax.tree.map(jnp.zeros_like, contacts)
         old = (task.replace(key=keys[:, 2]), physics, kin, contacts)
         return _select(done, (fresh_task, fresh_physics, fresh_kin, fresh_contacts), old)
@@ -310,7 +172,7 @@ class VelocityEnv:
         config = self.config.guidance
 
         def solve_all(guidance: mpc.GuidanceState) -> mpc.GuidanceState:
-            inputs = jax.vmap(self._plan_inputs)(task.params, kin, task.phase, task.command)
+            inputs = jax.vmap(self.one.plan_inputs)(task.params, kin, task.phase, task.command)
             return jax.vmap(partial(mpc.solve, config, self.gait, dt=self.dt))(inputs, guidance)
 
         guidance = jax.lax.cond(tick % config.every == 0, solve_all, lambda g: g, task.guidance)
@@ -322,14 +184,15 @@ def make(config: VelocityConfig) -> VelocityEnv:
     """Builds the task: compiles the robot and puts it on its physics backend."""
     robot = compile_robot(get_robot(config.robot), timestep=config.physics_dt, iterations=config.solver_iterations)
     gait = GaitConfig(period=robot.robot.gait_period, duty_factor=robot.robot.gait_duty_factor)
-    return VelocityEnv(config, robot, make_physics(robot, config.backend), gait)
+    physics = make_physics(robot, config.backend)
+    return VelocityEnv(config, robot, physics, gait, Episode(config, robot, physics, gait))
 
 
 def _is_finite(physics: PhysicsState) -> Bool[Array, ""]:
     return jnp.all(jnp.isfinite(physics.qpos)) & jnp.all(jnp.isfinite(physics.qvel))
 
 
-def _select(condition: Bool[Array, " B"], on_true: object, on_false: object) -> object:
+def _select(condition: Bool[Array, " B"], on_true: T, on_false: T) -> T:
     """Leaf by leaf, robot by robot."""
 
     def pick(a: Array, b: Array) -> Array:

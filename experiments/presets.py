@@ -51,11 +51,11 @@ def preset(name: str) -> TrainConfig:
     """
     if name == "auto":
         name = "cpu" if jax.default_backend() == "cpu" else "gpu"
-    guided = VelocityConfig(rewards=WALKING, guidance=GuidanceConfig(every=5))
-    ppo = PPOConfig(init_std=0.4, entropy_cost=0.003)
+    guided = VelocityConfig(rewards=WALKING, guidance=GuidanceConfig(every=10))
+    ppo = PPOConfig(init_std=0.4, entropy_cost=0.003, target_kl=0.02)
     if name == "gpu":
         env = dataclasses.replace(guided, solver_iterations=10)  # as fast as 3 on Warp
-        return TrainConfig(preset="gpu", env=env, ppo=ppo, run=RunConfig(total_env_steps=150_000_000))
+        return TrainConfig(preset="gpu", env=env, ppo=ppo, run=RunConfig(total_env_steps=110_000_000))
     if name == "cpu":
         small = dataclasses.replace(ppo, num_envs=128, policy_hidden=(256, 128, 64), value_hidden=(256, 128, 64))
         run = RunConfig(total_env_steps=2_000_000, max_minutes=7.0)

@@ -118,7 +118,7 @@ def _add(scene: mujoco.MjvScene, kind: int, size: tuple, position: np.ndarray, r
     if scene.ngeom >= scene.maxgeom:
         return
     geom = scene.geoms[scene.ngeom]
-    mujoco.mjv_initGeom(geom, kind, np.array(size), position.astype(float), np.eye(3).ravel(), np.float32(rgba))
+    mujoco.mjv_initGeom(geom, kind, np.array(size), position.astype(float), np.eye(3).ravel(), np.array(rgba, "f4"))
     scene.ngeom += 1
 
 

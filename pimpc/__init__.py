@@ -1,11 +1,38 @@
-"""Batched model predictive control: one problem, several methods, an honest answer for each instance."""
+"""Batched model predictive control: one problem, several methods, an honest answer for each instance.
 
+The solver stands by itself (`LTVProblem`, `solve`); the centroidal MPC of a biped is built on it (`build_problem`).
+"""
+
+from pimpc.centroidal import CentroidalConfig, build_problem, can_stand, reference_plan, to_plan
 from pimpc.condensed import CondensedADMM
+from pimpc.footholds import FootholdConfig
+from pimpc.gait import GaitConfig
 from pimpc.pi_admm import PiADMM
+from pimpc.plan import CentroidalModel, CentroidalState, ContactPlan, Plan
 from pimpc.problem import LTVProblem
 from pimpc.residuals import kkt_residuals
 from pimpc.solution import Solution, Status
 from pimpc.solve import solve
 from pimpc.validation import validate
 
-__all__ = ["CondensedADMM", "LTVProblem", "PiADMM", "Solution", "Status", "kkt_residuals", "solve", "validate"]
+__all__ = [
+    "CentroidalConfig",
+    "CentroidalModel",
+    "CentroidalState",
+    "CondensedADMM",
+    "ContactPlan",
+    "FootholdConfig",
+    "GaitConfig",
+    "LTVProblem",
+    "PiADMM",
+    "Plan",
+    "Solution",
+    "Status",
+    "build_problem",
+    "can_stand",
+    "kkt_residuals",
+    "reference_plan",
+    "solve",
+    "to_plan",
+    "validate",
+]
