@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from envs.config import VelocityConfig
+    from experiments.presets import TrainConfig
     from learning.policy import Policy
 
 SHIPPED_POLICY = Path(__file__).parent / "experiments" / "results" / "g1_walk" / "policy.npz"
@@ -68,8 +69,10 @@ def train(arguments: list[str]) -> int:
 
     from experiments.presets import TrainConfig, preset
 
-    chosen = _peek(arguments, "--preset", "auto")
-    config = tyro.cli(TrainConfig, args=arguments, default=preset(chosen), prog="train.py train")
+    earlier = _peek(arguments, "--resume", "")
+    default = _stored(Path(earlier)) if earlier else preset(_peek(arguments, "--preset", "auto"))
+    config = tyro.cli(TrainConfig, args=arguments, default=default, prog="train.py train")
+    print(f"Preset {config.preset}: {config.ppo.num_envs} robots ({config.env.robot})")
     from envs import velocity
     from learning import record
     from learning.run import train as run_training
@@ -89,6 +92,18 @@ def train(arguments: list[str]) -> int:
     if config.video_seconds > 0:
         _film(result.policy, config.env, result.run_dir / "policy.mp4", config.video_seconds, (0.5, 0.0, 0.0))
     return 0
+
+
+def _stored(run_dir: Path) -> TrainConfig:
+    """The configuration of an earlier run, which its continuation starts from."""
+    from experiments.presets import TrainConfig
+    from learning.record import CONFIG
+    from learning.serialize import from_json
+
+    path = run_dir / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"'{run_dir}' is no run directory: it has no {CONFIG}.")
+    return from_json(TrainConfig, path.read_text())
 
 
 def _peek(arguments: list[str], flag: str, default: str) -> str:
