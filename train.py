@@ -10,7 +10,9 @@ configuration is a flag; `train.py train --help` lists them all.
 
 from __future__ import annotations
 
+import ctypes.util
 import dataclasses
+import importlib.util
 import json
 import os
 import sys
@@ -52,12 +54,19 @@ def main(arguments: list[str] | None = None) -> int:
 def _prepare() -> None:
     """What a program may set and a library may not: headless rendering, and a cache that halves the next start."""
     if not os.environ.get("DISPLAY") and "MUJOCO_GL" not in os.environ:
-        os.environ["MUJOCO_GL"] = "egl"
+        # MuJoCo cannot even be imported for a library that is not there.
+        libraries = {"egl": "EGL", "osmesa": "OSMesa"}
+        found = (name for name, library in libraries.items() if ctypes.util.find_library(library))
+        os.environ["MUJOCO_GL"] = next(found, "disable")
     import jax
 
     CACHE.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 2.0)
+    if importlib.util.find_spec("warp"):
+        import warp
+
+        warp.config.quiet = True  # else it prints a line for each of its hundred kernels
 
 
 # --- train ---------------------------------------------------------------------------------------------------------
