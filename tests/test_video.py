@@ -21,8 +21,8 @@ def snapshots(robot):
     return [
         {
             "qpos": robot.default_qpos + np.eye(robot.default_qpos.size)[0] * 0.02 * i,
-            "com_path": path + [0.02 * i, 0, 0],
-            "landing": foot + [0.3, 0, 0],
+            "com_path": path + np.array([0.02 * i, 0, 0]),
+            "landing": foot + np.array([0.3, 0, 0]),
             "landing_valid": np.array([True, False]),
             "foot": foot,
             "force": np.array([[0.0, 0.0, 327.0], [0.0, 0.0, 0.0]]),
