@@ -37,6 +37,7 @@ from pimpc.residuals import (
     primal_residual,
     zero_multipliers,
 )
+from pimpc.sweep import inverse, stage_blocks
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -161,12 +162,6 @@ def _penalties(method: CondensedADMM, problem: LTVProblem, data: _Condensed, sta
     return data.stiffness * method.penalty * jnp.asarray(method.contrast, trust.dtype) ** polarity, pushes, trust
 
 
-def _inverse_factor(M: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """W with WᵀW = M⁻¹ for a positive definite matrix, NaN if it is not one."""
-    eye = jnp.eye(M.shape[0], dtype=M.dtype)
-    return jax.lax.linalg.triangular_solve(jnp.linalg.cholesky(M), eye, left_side=True, lower=True)
-
-
 def _round(method: CondensedADMM, problem: LTVProblem, data: _Condensed, state: _Iterate) -> _Iterate:
     """Runs one round of iterations on the correction of the inputs, scaled to unit penalties and a unit diagonal."""
     N, nu = problem.u_ref.shape
@@ -174,7 +169,7 @@ def _round(method: CondensedADMM, problem: LTVProblem, data: _Condensed, state: 
     root = jnp.sqrt(penalty)
     normal = data.hessian + data.rows.scaled(root).gram()
     unit = jax.lax.rsqrt(jnp.diagonal(normal))
-    half = _inverse_factor(normal * unit[:, None] * unit)
+    solve = inverse(normal * unit[:, None] * unit, stage_blocks(N, nu))
     rows = data.rows.scaled(root, unit.reshape(N, nu))
     at = values(problem, state.x, state.u)
     lower, upper = bounds(problem)
@@ -184,8 +179,7 @@ def _round(method: CondensedADMM, problem: LTVProblem, data: _Condensed, state: 
 
     def iterate(_: Array | int, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         z, y = carry[1:]
-        right = jnp.matmul(half, rows.pull(z - y) - linear, precision=_HIGHEST)
-        v = jnp.matmul(right, half, precision=_HIGHEST)
+        v = jnp.matmul(solve, rows.pull(z - y) - linear, precision=_HIGHEST)
         w = method.relaxation * rows.apply(v) + (1 - method.relaxation) * z
         z = jnp.clip(w + y, lower, upper)
         return v, z, y + w - z
