@@ -56,9 +56,8 @@ class _Condensed(NamedTuple):
 
     hessian: Float[Array, "n n"]  # on the free inputs; the identity on the fixed ones
     rows: Rows
-    compliance: Float[
-        Array, " M"
-    ]  # C_i W C_iᵀ, W the inverse of the Hessian's stage blocks; 0 if no input moves the row
+    # C_i W C_iᵀ, where W is the inverse of the Hessian's stage blocks; 0 if no free input moves the row.
+    compliance: Float[Array, " M"]
     stiffness: Float[Array, " M"]  # its inverse; 0 for rows that cannot bind
     free: Bool[Array, " n"]
 
@@ -72,7 +71,7 @@ class _Iterate(NamedTuple):
     dual: Float[Array, " M"]  # multipliers of the rows
     split: Float[Array, " M"]  # z, the copy of C u that satisfies the bounds
     pushes: Bool[Array, " M"]  # rows with a multiplier at the start of the last round
-    trust: Float[Array, " M"]  # how far each row's penalty may leave the middle; halves when `pushes` changes
+    trust: Float[Array, " M"]  # how far each row's penalty may leave the middle; shrinks when `pushes` changes
     round: Array
     stop: Array
     infeasible: Array

@@ -33,6 +33,7 @@ def solve(problem: LTVProblem, method: Method | None = None, warm_start: PyTree 
     """
     problem = jax.tree.map(jnp.asarray, problem)
     check_structure(problem)
+    problem = jax.tree.map(lambda leaf: leaf.astype(leaf.dtype), problem)  # no weak types: they would compile anew
     return _solve(problem, CondensedADMM() if method is None else method, warm_start)
 
 
@@ -47,7 +48,7 @@ def _solve(problem: LTVProblem, method: Method, warm_start: PyTree | None) -> So
     x = roll_out(problem, u)
     residuals = kkt_residuals(problem, x, u, outcome.multipliers)
     status = _status(sound, residuals, outcome, method.tolerance)
-    keep = (status != Status.NONFINITE) & (status != Status.NONFINITE_INPUT) & _all_finite(outcome.state)
+    keep = (status <= Status.MAX_ITERATIONS) & _all_finite(outcome.state)
     return Solution(
         x=x,
         u=u,

@@ -146,6 +146,7 @@ def test_neighbours_change_nothing():
     np.testing.assert_array_equal(together.warm_start.u[1], 0.0)
     assert together.status[2] == Status.INFEASIBLE
     assert together.status[3] == Status.INFEASIBLE
+    np.testing.assert_array_equal(together.warm_start.multipliers.rows[3], 0.0)  # a failure leaves a cold start
 
 
 def test_instance_alone_equals_instance_in_batch():
