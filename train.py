@@ -238,7 +238,8 @@ def _film(policy: Policy, config: VelocityConfig, path: Path, seconds: float, co
     )
     env = velocity.make(calm)
     snapshots = record(env, lambda obs, key: policy(obs), jax.random.PRNGKey(0), round(seconds / env.dt))
-    how = film(env.robot.mj_model, snapshots, path, round(1 / env.dt), (640, 480))
+    # Every second control step is enough to the eye, and half the time where a CPU draws.
+    how = film(env.robot.mj_model, snapshots[::2], path, round(0.5 / env.dt), (480, 360))
     print(f"Film ({how}): {path}")
 
 

@@ -39,7 +39,7 @@ class TrainConfig:
     """Where run directories are made."""
     resume: Path | None = None
     """A run directory to continue, exactly where its newest checkpoint left off."""
-    video_seconds: float = 10.0
+    video_seconds: float = 8.0
     """Length of the film at the end; 0 for none."""
 
 

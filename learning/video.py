@@ -61,7 +61,7 @@ def film(model: mujoco.MjModel, snapshots: list[Snapshot], path: Path, fps: int,
         model: the robot on its floor; its first camera, if any, is used.
         snapshots: from `record`.
         path: of the mp4.
-        fps: frames a second, the control rate for real time.
+        fps: frames a second; for real time, the rate of the snapshots.
         size: width and height [pixels], even.
 
     Returns:
@@ -88,6 +88,7 @@ def _open_renderer(model: mujoco.MjModel, size: tuple[int, int]) -> mujoco.Rende
 def render(model: mujoco.MjModel, renderer: mujoco.Renderer, snapshots: list[Snapshot]) -> Iterator[Frame]:
     """Frames with MuJoCo's renderer, the camera following the robot from the side."""
     data = mujoco.MjData(model)
+    renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
     camera = mujoco.MjvCamera()
     camera.distance, camera.azimuth, camera.elevation = 2.6, 120.0, -14.0
     for snapshot in snapshots:
