@@ -57,7 +57,7 @@ def preset(name: str) -> TrainConfig:
         env = dataclasses.replace(guided, solver_iterations=10)  # as fast as 3 on Warp
         return TrainConfig(preset="gpu", env=env, ppo=ppo, run=RunConfig(total_env_steps=110_000_000))
     if name == "cpu":
-        # Few robots, all alike and left alone: what a laptop can teach in minutes is to stay up.
+        # Few robots, all alike and left alone: a laptop shows in minutes that learning has begun.
         calm = dataclasses.replace(guided, randomization=NO_RANDOMIZATION, push=NO_PUSHES)
         hidden = (256, 128, 64)
         small = dataclasses.replace(ppo, num_envs=64, init_std=0.3, policy_hidden=hidden, value_hidden=hidden)
