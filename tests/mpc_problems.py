@@ -40,10 +40,10 @@ def random_problem(seed, dtype, N=6, nx=4, nu=3, m=5, state_bounds=True, full=Fa
         "u_min": inside - rng.uniform(0, 1, (N, nu)), "u_max": inside + rng.uniform(0, 1, (N, nu)),
     }  # fmt: skip
     problem["u_min"][N // 2] = problem["u_max"][N // 2] = inside[N // 2]  # fixed inputs
-    if state_bounds:
-        x = np.array(x[1:])
-        problem["x_max"] = np.where(rng.random((N, nx)) < 0.5, x + rng.uniform(1.0, 3.0, (N, nx)), np.inf)
-        problem["x_min"] = np.where(rng.random((N, nx)) < 0.5, x - rng.uniform(1.0, 3.0, (N, nx)), -np.inf)
+    x = np.array(x[1:])
+    bounded = state_bounds & (rng.random((2, N, nx)) < 0.5)
+    problem["x_max"] = np.where(bounded[0], x + rng.uniform(0.1, 3.0, (N, nx)), np.inf)
+    problem["x_min"] = np.where(bounded[1], x - rng.uniform(0.1, 3.0, (N, nx)), -np.inf)
     if full:
         for name in ("Q", "R", "S"):
             n = problem[name].shape[1]
@@ -99,6 +99,14 @@ def clarabel_inputs(problem):
     answer = clarabel.DefaultSolver(sparse.csc_matrix(P), q, matrix, right, cones, settings).solve()
     assert str(answer.status) == "Solved"
     return np.array(answer.x)[N * nx :].reshape(N, nu)
+
+
+def edited(array, *changes):
+    """A copy of an array with (index, value) assignments made."""
+    array = np.array(array)
+    for index, value in changes:
+        array[index] = value
+    return array
 
 
 def input_errors(u, optimum):
