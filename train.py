@@ -10,6 +10,7 @@ configuration is a flag; `train.py train --help` lists them all.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes.util
 import dataclasses
 import importlib.util
@@ -78,6 +79,7 @@ def train(arguments: list[str]) -> int:
 
     from experiments.presets import TrainConfig, preset
 
+    _use_all_cores()
     earlier = _peek(arguments, "--resume", "")
     default = _stored(Path(earlier)) if earlier else preset(_peek(arguments, "--preset", "auto"))
     config = tyro.cli(TrainConfig, args=arguments, default=default, prog="train.py train")
@@ -96,11 +98,30 @@ def train(arguments: list[str]) -> int:
         settings=dataclasses.asdict(config),
         resume=config.resume is not None,
         metadata=_policy_facts(env),
+        devices=_devices(config.ppo.num_envs),
     )
     print(f"Learning curve: {result.run_dir / 'learning_curve.png'}")
     if config.video_seconds > 0:
         _film(result.policy, config.env, result.run_dir / "policy.mp4", config.video_seconds, (0.5, 0.0, 0.0))
     return 0
+
+
+def _use_all_cores() -> None:
+    """Lets JAX see every core of the CPU as a device, for one XLA program keeps barely more than one core busy."""
+    import jax
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(RuntimeError):  # JAX is in use already: then its devices are fixed, and as good
+        jax.config.update("jax_num_cpu_devices", cores)
+
+
+def _devices(num_envs: int) -> list[Any]:
+    """As many of the devices as can share the robots evenly, with enough robots each to be worth it."""
+    import jax
+
+    devices = jax.local_devices()
+    most = min(len(devices), max(1, num_envs // 16))
+    return devices[: max(n for n in range(1, most + 1) if num_envs % n == 0)]
 
 
 def _stored(run_dir: Path) -> TrainConfig:

@@ -78,7 +78,7 @@ class VelocityConfig:
     backend: Backend = "auto"  # physics: warp on an NVIDIA GPU where installed, else jax
     physics_dt: float = 0.005  # s
     decimation: int = 4  # physics steps per control step
-    solver_iterations: int = 3  # of the contact solver, per physics step
+    solver_iterations: int = 6  # of the contact solver, at most, per physics step
     episode_seconds: float = 20.0  # s
     tilt_limit: float = 70.0  # degrees: a base that leans more has fallen
     command: CommandConfig = dataclasses.field(default_factory=CommandConfig)

@@ -17,6 +17,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 from mujoco import mjx
 
+from envs.capsules import capsule_gaps
 from envs.physics import ModelParams
 from envs.robots.robot import RobotModel
 
@@ -37,6 +38,7 @@ class Kinematics:
     R_world_foot: Float[Array, "*B 2 3 3"]
     v_world_foot: Float[Array, "*B 2 3"]  # m/s, velocity of the sole centres
     yaw: Float[Array, "*B"]  # rad, heading of the base's x axis
+    limb_gaps: Float[Array, "*B P"]  # m, between the capsules of `Robot.limb_pairs`; negative where they overlap
 
 
 def kinematics(
@@ -82,6 +84,7 @@ def kinematics(
         R_world_foot=_product(frames.R[feet], _matrices(model.site_quat[sites])),
         v_world_foot=linear[feet] + jnp.cross(angular[feet], feet_offsets),
         yaw=jnp.arctan2(R_base[1, 0], R_base[0, 0]),
+        limb_gaps=_limb_gaps(robot, tree, frames),
     )
 
 
@@ -204,6 +207,16 @@ def _masses(
     R_inertia = _product(frames.R, _matrices(robot.mj_model.body_iquat[tree.bodies]))
     offsets = frames.p + _rotate(frames.R, inertias.body_ipos[tree.bodies])
     return inertias.body_mass[tree.bodies, None], inertias.body_inertia[tree.bodies], offsets, R_inertia
+
+
+def _limb_gaps(robot: RobotModel, tree: _Tree, frames: _Frames) -> Float[Array, " P"]:
+    model, geoms = robot.mj_model, robot.limb_geom_ids.reshape(-1)
+    nodes = tree.node_of_body[model.geom_bodyid[geoms]]
+    half = _matrices(model.geom_quat[geoms])[:, :, 2] * model.geom_size[geoms, 1:2]  # along a capsule's own z
+    ends = [frames.p[nodes] + _rotate(frames.R[nodes], model.geom_pos[geoms] + end) for end in (-half, half)]
+    return capsule_gaps(
+        jnp.stack(ends, axis=1).reshape(-1, 2, 2, 3), jnp.asarray(model.geom_size[geoms, 0].reshape(-1, 2))
+    )
 
 
 def _matrices(quaternions: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 3 3"]:

@@ -119,6 +119,7 @@ def reward_context(
         touchdown=contacts.in_contact & ~task.contact,
         peak_height=jnp.maximum(task.peak_height, kin.p_world_foot[:, 2]),
         f_world_foot=contacts.force_world,
+        limb_gaps=kin.limb_gaps,
         guidance=guidance,
     )
 

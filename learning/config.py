@@ -23,6 +23,7 @@ class PPOConfig:
     value_cost: float = 1.0  # weight of ½ (V − V_target)²
     entropy_cost: float = 0.01  # weight of the policy's entropy, per nat
     learning_rate: float = 1e-3  # of Adam, at the start
+    value_learning_rate: float | None = None  # of the critic, constant, as its steps move no policy; None: as the actor
     learning_rate_min: float = 1e-5  # bounds of the adaptive learning rate
     learning_rate_max: float = 1e-2
     learning_rate_factor: float = 1.5  # the learning rate is divided or multiplied by this
@@ -59,6 +60,8 @@ class PPOConfig:
                 "PPOConfig needs 0 < learning_rate_min ≤ learning_rate ≤ learning_rate_max, got "
                 f"{self.learning_rate_min}, {self.learning_rate}, {self.learning_rate_max}."
             )
+        if self.value_learning_rate is not None and self.value_learning_rate <= 0:
+            raise ValueError(f"PPOConfig.value_learning_rate must be positive, got {self.value_learning_rate}.")
 
     @property
     def samples_per_iteration(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import flax.struct
 import jax
@@ -52,6 +53,10 @@ def adapt_learning_rate(learning_rate: Float[Array, ""], kl: Float[Array, ""], c
     lower = jnp.maximum(learning_rate / config.learning_rate_factor, config.learning_rate_min)
     higher = jnp.minimum(learning_rate * config.learning_rate_factor, config.learning_rate_max)
     return jnp.where(kl > 2.0 * config.target_kl, lower, jnp.where(kl < 0.5 * config.target_kl, higher, learning_rate))
+
+
+def _descend(weights: Any, direction: Any, rate: Float[Array, ""] | float) -> Any:
+    return jax.tree.map(lambda w, d: w - rate * d, weights, direction)
 
 
 def minibatch_indices(config: PPOConfig, key: jax.Array) -> Int[Array, "steps envs"]:
@@ -108,8 +113,12 @@ def update(
         grads, metrics = jax.grad(loss, has_aux=True)(learned.weights, normalizer, minibatch, key_loss)
         learning_rate = adapt_learning_rate(learned.learning_rate, metrics["kl_mean"], config)
         direction, optimizer_state = optimizer.update(grads, learned.optimizer_state)
-        weights = jax.tree.map(lambda w, d: w - learning_rate * d, learned.weights, direction)
-        weights = weights.replace(policy=limit_std(weights.policy, config))
+        # A policy near its KL limit must slow down; a critic that slowed down with it would leave it nothing to climb.
+        value_rate = learning_rate if config.value_learning_rate is None else config.value_learning_rate
+        weights = Weights(
+            policy=limit_std(_descend(learned.weights.policy, direction.policy, learning_rate), config),
+            value=_descend(learned.weights.value, direction.value, value_rate),
+        )
         named = {name: metrics[brax_name] for brax_name, name in LOSS_NAMES.items()}
         named["loss/gradient_norm"] = optax.tree.norm(grads)
         return Learned(weights, optimizer_state, learning_rate), named

@@ -78,4 +78,5 @@ class Context:
     touchdown: Bool[Array, " 2"]  # contact began in this step
     peak_height: Float[Array, " 2"]  # highest sole height since lift-off [m]
     f_world_foot: Float[Array, "2 3"]  # measured contact force on each foot [N]
+    limb_gaps: Float[Array, " P"]  # between limbs that must not touch, negative where they overlap [m]
     guidance: Guidance

@@ -71,6 +71,7 @@ class RegularizationWeights:
     joint_lim: float = -1.0
     soft_land: float = -1e-5
     feet_near: float = -0.5
+    self_coll: float = -4.0  # released: −1 for each of the four physics steps in which a pair presses
 
 
 @dataclasses.dataclass(frozen=True)

@@ -115,3 +115,8 @@ def feet_near(ctx: Context, minimum: float = 0.15) -> Scalar:
     """max(0, minimum − horizontal distance of the feet) [m]."""
     distance = jnp.linalg.norm(ctx.p_world_foot[0, :2] - ctx.p_world_foot[1, :2])
     return jnp.maximum(0.0, minimum - distance)
+
+
+def self_coll(ctx: Context) -> Scalar:
+    """Number of pairs of limbs that overlap."""
+    return jnp.sum(ctx.limb_gaps < 0.0, dtype=ctx.q.dtype)

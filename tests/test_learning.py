@@ -169,6 +169,19 @@ def test_learning_rate_follows_the_kl_divergence():
     assert float(adapt_learning_rate(jnp.asarray(1.2e-5), jnp.asarray(1.0), SMALL)) == pytest.approx(1e-5)
 
 
+def test_a_critic_with_its_own_rate_learns_while_the_actor_stands_still():
+    still = {"learning_rate": 1e-12, "learning_rate_min": 1e-12, "learning_rate_max": 1e-12}
+    config = dataclasses.replace(SMALL, num_envs=32, num_minibatches=2, value_learning_rate=1e-2, **still)
+    learner = Learner(PointMass(), config)
+    before = jax.device_get(learner.init())
+    after, metrics = iterate(learner, learner.init(), 1)
+    first = metrics["loss/value"]
+    after, metrics = iterate(learner, after, 20)
+    for a, b in zip(jax.tree.leaves(before.weights.policy), jax.tree.leaves(after.weights.policy), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-9)
+    assert metrics["loss/value"] < 0.5 * first
+
+
 def test_std_stays_within_its_bounds(learner):
     state = learner.init()
     for push, bound in ((-1e9, SMALL.min_std), (1e9, SMALL.max_std)):

@@ -68,6 +68,7 @@ def make_context(**changes) -> Context:
         "touchdown": jnp.zeros(2, bool),
         "peak_height": jnp.zeros(2),
         "f_world_foot": jnp.tile(jnp.array([0.0, 0.0, 150.0]), (2, 1)),
+        "limb_gaps": jnp.array([0.1, 0.02]),
         "guidance": plan,
     }
     return Context(**(values | changes))
@@ -109,6 +110,7 @@ def test_costs_vanish_and_rewards_peak_where_nothing_is_wrong():
         (terms.action_rate, {"action": jnp.full(NJ, 2.0)}, 16.0),
         (terms.joint_lim, {"q": jnp.array([1.25, -1.5, 0.0, 1.0])}, 0.75),
         (terms.soft_land, {"touchdown": jnp.array([False, True])}, 150.0),
+        (terms.self_coll, {"limb_gaps": jnp.array([-0.01, 0.02, -0.2])}, 2.0),
         (terms.feet_near, {"p_world_foot": jnp.array([[0.0, 0.05, 0.0], [0.0, 0.0, 0.5]])}, 0.10),
     ],
 )

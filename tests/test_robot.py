@@ -4,10 +4,15 @@ import dataclasses
 import re
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
 
+from envs.capsules import capsule_gaps
+from envs.kinematics import kinematics
+from envs.physics import nominal_params
 from envs.robots import G1, JointGroup, PoseStd, Robot, RobotModel, compile_robot, get_robot
 
 # Unitree's figures for the 29-joint G1 (revision 1.0), left side: lower and upper limit [rad], torque limit [N m],
@@ -180,6 +185,38 @@ def test_soft_limits_lie_inside_the_limits(g1: RobotModel):
     assert np.all(g1.default_joint_pos > g1.soft_limits[:, 0]) and np.all(g1.default_joint_pos < g1.soft_limits[:, 1])
 
 
+def test_gaps_between_limbs_are_those_of_mujoco(g1: RobotModel):
+    model, data = g1.mj_model, mujoco.MjData(g1.mj_model)
+    gaps = jax.jit(lambda qpos: kinematics(nominal_params(g1), g1, qpos, jnp.zeros(model.nv)).limb_gaps)
+    assert np.all(gaps(jnp.asarray(g1.default_qpos, jnp.float32)) > 0.1)
+    rng, smallest = np.random.default_rng(0), np.inf
+    for _ in range(300):
+        quaternion = rng.standard_normal(4)
+        joints = rng.uniform(*g1.joint_limits.T)
+        data.qpos[:] = np.concatenate([rng.standard_normal(3), quaternion / np.linalg.norm(quaternion), joints])
+        mujoco.mj_kinematics(model, data)
+        expected = [mujoco.mj_geomDistance(model, data, int(a), int(b), 9.0, None) for a, b in g1.limb_geom_ids]
+        np.testing.assert_allclose(gaps(jnp.asarray(data.qpos, jnp.float32)), expected, atol=3e-6)
+        smallest = min(smallest, *expected)
+    assert smallest < 0.0  # some overlapped
+
+
+@pytest.mark.parametrize(
+    ("ends", "gap"),
+    [
+        ([[[0, 0, 0], [1, 0, 0]], [[0, 1, 0], [1, 1, 0]]], 1.0),  # parallel
+        ([[[0, 0, 0], [1, 0, 0]], [[2, 0, 0], [3, 0, 0]]], 1.0),  # in line
+        ([[[-1, 0, 0], [1, 0, 0]], [[0, -1, 0.5], [0, 1, 0.5]]], 0.5),  # crossing
+        ([[[0, 0, 0], [1, 0, 0]], [[4, 4, 0], [4, 9, 0]]], 5.0),  # end to end
+        ([[[-1, 0, 0], [1, 0, 0]], [[0, -1, 0], [0, 1, 0]]], 0.0),  # through each other
+    ],
+)
+def test_distance_of_two_axes(ends, gap):
+    ends = jnp.array(ends, jnp.float32)
+    for pair in (ends, ends[::-1], ends[:, ::-1]):
+        assert float(capsule_gaps(pair, jnp.array([0.1, 0.2]))) == pytest.approx(gap - 0.3, abs=1e-6)
+
+
 def test_only_feet_touch_only_the_floor(g1: RobotModel):
     model = g1.mj_model
     data = mujoco.MjData(model)
@@ -266,6 +303,7 @@ def test_robots_are_found_by_module_too(g1: RobotModel):
         ({"foot_geoms": (("heel_l",), ())}, "'sole_r' has no geoms"),
         ({"foot_geoms": (("heel_r",), ("toe_r",))}, "'heel_r' and site 'sole_l' must be on the same body"),
         ({"joint_groups": (JointGroup("hip_l", 1.0, 1.0, 1.0, 1.0),)}, "'hip_r' is matched by no joint group"),
+        ({"limb_pairs": (("toe_l", "shin"),)}, "no capsule geom named 'toe_l' (limb_pairs)"),
         ({"default_pose": (("knee", 1.0),)}, "default pose pattern 'knee' matches no joint"),
         ({"pose_std": (PoseStd("hip_l", 1.0, 1.0),)}, "'hip_r' is matched by no pose std"),
     ],

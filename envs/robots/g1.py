@@ -75,4 +75,13 @@ G1 = Robot(
         PoseStd(r".*_(shoulder_(pitch|roll|yaw)|elbow)_joint", standing=0.05, walking=0.2),
         PoseStd(r".*_wrist_(roll|pitch|yaw)_joint", standing=0.1, walking=0.3),
     ),
+    # MPC-RL: thighs, each hand and its thigh; feet and shins, which its release means to watch but cannot.
+    limb_pairs=(
+        ("left_thigh", "right_thigh"),
+        ("left_hand", "left_thigh"),
+        ("right_hand", "right_thigh"),
+        ("left_foot_hull", "right_foot_hull"),
+        ("left_foot_hull", "right_shin"),
+        ("right_foot_hull", "left_shin"),
+    ),
 )

@@ -46,8 +46,8 @@ class Robot:
     """A biped as plain data.
 
     The MJCF holds one free-floating base, hinge joints, and per foot a site at the sole's centre (z up, x forward, on
-    the sole's plane) and small spheres under the sole. It needs no floor, actuators, sensors or lights: `compile_robot`
-    adds them.
+    the sole's plane) and small spheres under the sole; capsules may stand for limbs that must keep clear of each other.
+    It needs no floor, actuators, sensors or lights: `compile_robot` adds them.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Robot:
     joint_groups: tuple[JointGroup, ...]
     default_pose: tuple[tuple[str, float], ...]  # (joint pattern, rad), first match wins, else zero
     pose_std: tuple[PoseStd, ...]
+    limb_pairs: tuple[tuple[str, str], ...] = ()  # capsule geoms that must not overlap; the reward watches them
     gait_period: float = 0.8  # s
     gait_duty_factor: float = 0.6  # stance fraction of the period, each foot
     foot_friction: float = 0.6  # sliding friction of the feet on the floor
@@ -98,6 +99,7 @@ class RobotModel:
     foot_body_ids: Int[np.ndarray, " 2"]  # (left, right)
     foot_site_ids: Int[np.ndarray, " 2"]  # (left, right)
     foot_geom_ids: tuple[Int[np.ndarray, " n_left"], Int[np.ndarray, " n_right"]]
+    limb_geom_ids: Int[np.ndarray, "P 2"]  # of the pairs of limbs that must not overlap
     floor_geom_id: int
     sole: Float[np.ndarray, " 3"]  # m, (toe, heel, half_width): distances from the sole's centre to the sole's edges
     base_height: float  # m, nominal height of the base's origin over the floor
@@ -113,7 +115,7 @@ class RobotModel:
         return len(self.joint_names)
 
 
-def compile_robot(robot: Robot, *, timestep: float = 0.005, iterations: int = 3, ls_iterations: int = 5) -> RobotModel:
+def compile_robot(robot: Robot, *, timestep: float = 0.005, iterations: int = 6, ls_iterations: int = 6) -> RobotModel:
     """Compiles a robot on a flat floor, with position actuators, and measures it.
 
     Only the feet collide, and only with the floor. The robot's own actuators, if its MJCF has any, are replaced.
@@ -136,6 +138,7 @@ def compile_robot(robot: Robot, *, timestep: float = 0.005, iterations: int = 3,
     spec = mujoco.MjSpec.from_file(str(robot.mjcf))
     joint_names = _hinge_names(robot, spec)
     _check_parts(robot, spec)
+    _check_limbs(robot, spec)
     groups = _first_match(robot, joint_names, [(g.pattern, g) for g in robot.joint_groups], "joint group")
     stds = _first_match(robot, joint_names, [(s.pattern, s) for s in robot.pose_std], "pose std")
     pose = _first_match(robot, joint_names, [*robot.default_pose, (".*", 0.0)], "default pose")
@@ -184,6 +187,13 @@ def _check_parts(robot: Robot, spec: mujoco.MjSpec) -> None:
                 raise ValueError(f"Robot {robot.name!r}: the geom {name!r} (foot_geoms) must be a sphere.")
             if geom.parent.name != spec.site(site).parent.name:
                 raise ValueError(f"Robot {robot.name!r}: geom {name!r} and site {site!r} must be on the same body.")
+
+
+def _check_limbs(robot: Robot, spec: mujoco.MjSpec) -> None:
+    for name in (name for pair in robot.limb_pairs for name in pair):
+        geom = spec.geom(name)
+        if geom is None or geom.type != mujoco.mjtGeom.mjGEOM_CAPSULE:
+            raise ValueError(f"Robot {robot.name!r}: its MJCF has no capsule geom named {name!r} (limb_pairs).")
 
 
 _T = TypeVar("_T")
@@ -246,6 +256,7 @@ def _measure(
         foot_body_ids=model.site_bodyid[foot_site_ids],
         foot_site_ids=foot_site_ids,
         foot_geom_ids=foot_geom_ids,
+        limb_geom_ids=np.array([model.geom(name).id for pair in robot.limb_pairs for name in pair], int).reshape(-1, 2),
         floor_geom_id=model.geom(scene.FLOOR).id,
         sole=measure.sole(data, foot_site_ids, foot_geom_ids),
         base_height=float(p_base[2]),
