@@ -52,7 +52,7 @@ def preset(name: str) -> TrainConfig:
     if name == "auto":
         name = "cpu" if jax.default_backend() == "cpu" else "gpu"
     guided = VelocityConfig(rewards=WALKING, guidance=GuidanceConfig(every=10))
-    ppo = PPOConfig(init_std=0.4, entropy_cost=0.003, target_kl=0.02)
+    ppo = PPOConfig(init_std=0.4, entropy_cost=0.003, target_kl=0.02, value_learning_rate=1e-3)
     if name == "gpu":
         env = dataclasses.replace(guided, solver_iterations=10)  # as fast as 3 on Warp
         return TrainConfig(preset="gpu", env=env, ppo=ppo, run=RunConfig(total_env_steps=100_000_000))
@@ -67,7 +67,6 @@ def preset(name: str) -> TrainConfig:
             discount=0.97,
             gae_lambda=0.9,
             value_clip=None,
-            value_learning_rate=1e-3,
             policy_hidden=hidden,
             value_hidden=hidden,
         )
