@@ -37,8 +37,8 @@ class GuidanceConfig:
 
     every: int = 1  # control steps between solves
     centroidal: CentroidalConfig = dataclasses.field(default_factory=CentroidalConfig)
-    max_iterations: int = 60  # of the solver
-    tolerance: float = 1e-2  # relative residual at which a solve is done
+    max_iterations: int = 12  # of the solver
+    tolerance: float = 1e-3  # relative residual at which a solve is done
     weights: Literal["tapered", "uniform", "next_step"] = "tapered"  # α of eq. (14)
     schedule: Literal["buffer", "look_ahead"] = "buffer"  # predictions for now, or the released look-ahead
     optimize: bool = True  # False: the plan is the command-integrated reference, without any MPC
@@ -130,7 +130,7 @@ def solve(
     u_prev = input_at(previous.plan, previous.age * dt, config.centroidal.dt)
     problem, contacts = _pose(config, gait, inputs, u_prev)
     if config.optimize:
-        method = pimpc.CondensedADMM(max_iterations=config.max_iterations, tolerance=config.tolerance)
+        method = pimpc.InteriorPoint(max_iterations=config.max_iterations, tolerance=config.tolerance)
         solution = pimpc.solve(problem, method)
         solved, iterations = solution.status <= pimpc.Status.SOLVED_INACCURATE, solution.iterations
         plan = to_plan(solution.x, solution.u, contacts)

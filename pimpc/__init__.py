@@ -4,9 +4,9 @@ The solver stands by itself (`LTVProblem`, `solve`); the centroidal MPC of a bip
 """
 
 from pimpc.centroidal import CentroidalConfig, build_problem, can_stand, reference_plan, to_plan
-from pimpc.condensed import CondensedADMM
 from pimpc.footholds import FootholdConfig
 from pimpc.gait import GaitConfig
+from pimpc.interior_point import InteriorPoint
 from pimpc.pi_admm import PiADMM
 from pimpc.plan import CentroidalModel, CentroidalState, ContactPlan, Plan
 from pimpc.problem import LTVProblem
@@ -19,10 +19,10 @@ __all__ = [
     "CentroidalConfig",
     "CentroidalModel",
     "CentroidalState",
-    "CondensedADMM",
     "ContactPlan",
     "FootholdConfig",
     "GaitConfig",
+    "InteriorPoint",
     "LTVProblem",
     "PiADMM",
     "Plan",

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pimpc.condense import input_to_state
 from pimpc.problem import LTVProblem
 from pimpc.residuals import Multipliers
 
@@ -66,8 +65,23 @@ def make_rows(problem: LTVProblem, free: Bool[Array, "N nu"]) -> Rows:
     none = jnp.zeros((N, 0, nu), problem.B.dtype)
     state = jnp.zeros((0, N, nu), problem.B.dtype)
     if problem.x_min is not None or problem.x_max is not None:
-        state = input_to_state(problem).reshape(N * nx, N, nu)
+        state = _input_to_state(problem).reshape(N * nx, N, nu)
     return Rows(jnp.concatenate([none, *stage], axis=1) * free[:, None], state * free)
+
+
+def _input_to_state(problem: LTVProblem) -> Float[Array, "N nx N nu"]:
+    """The derivative of x_{k+1} with respect to u_j, zero for j > k."""
+    N, nx, nu = problem.B.shape
+
+    def step(row: Array, stage: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        A, B, here = stage
+        row = jnp.einsum("ij,jkl->ikl", A, row, precision=_HIGHEST)
+        row = jnp.where(here[None, :, None], B[:, None, :], row)
+        return row, row
+
+    start = jnp.zeros((nx, N, nu), problem.A.dtype)
+    _, rows = jax.lax.scan(step, start, (problem.A, problem.B, jnp.eye(N, dtype=bool)))
+    return rows
 
 
 def _concatenate(problem: LTVProblem, rows: Array | None, inputs: Array | None, states: Array | None) -> Array:

@@ -72,7 +72,7 @@ class PiState:
 class PiADMM(Method):
     """The published πⁿMPC: cheap iterations, all stages in parallel, many of them.
 
-    Slow to converge on walking problems: see `CondensedADMM`, and `Solution.status` for what an answer is worth.
+    Slow to converge on walking problems: see `InteriorPoint`, and `Solution.status` for what an answer is worth.
     """
 
     max_iterations: int = 1000  # iterations at most, rounded up to whole rounds

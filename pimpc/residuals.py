@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pimpc import riccati
 from pimpc.problem import LTVProblem, as_matrices, cost, input_rates, mask_horizon, weigh
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -81,29 +82,24 @@ def fixed_inputs(problem: LTVProblem) -> Array:
     return problem.u_min == problem.u_max
 
 
-def costates(
-    problem: LTVProblem, x: Float[Array, "T nx"], states: Float[Array, "N nx"] | None = None
-) -> Float[Array, "N nx"]:
+def costates(A: Float[Array, "N nx nx"], slope: Float[Array, "N nx"]) -> Float[Array, "N nx"]:
     """The derivatives of all costs of x_{k+1}, x_{k+2}, … with respect to x_{k+1}.
 
     Args:
-        problem: One problem without a `horizon`.
-        x: States x_0 … x_N.
-        states: Multipliers of the state bounds, if these count.
+        A: State matrices.
+        slope: The derivative of the cost of each x_{k+1} alone.
 
     Returns:
         Costates p_0 … p_{N−1}.
     """
-    slope = weigh(problem.Q, x[1:] - problem.x_ref)
-    slope = slope if states is None else slope + states
-    A_next = jnp.concatenate([problem.A[1:], jnp.zeros_like(problem.A[:1])])
+    A_next = jnp.concatenate([A[1:], jnp.zeros_like(A[:1])])
 
     def step(p: Array, stage: tuple[Array, Array]) -> tuple[Array, Array]:
         A, q = stage
         p = q + jnp.matmul(p, A, precision=_HIGHEST)
         return p, p
 
-    _, p = jax.lax.scan(step, jnp.zeros_like(problem.x0), (A_next, slope), reverse=True)
+    _, p = jax.lax.scan(step, jnp.zeros_like(slope[0]), (A_next, slope), reverse=True)
     return p
 
 
@@ -124,7 +120,9 @@ def input_gradient(
     effort = weigh(problem.R, u - problem.u_ref)
     rate = weigh(problem.S, input_rates(problem, u))
     rate_next = jnp.concatenate([rate[1:], jnp.zeros_like(rate[:1])])
-    tracking = jnp.einsum("kij,ki->kj", problem.B, costates(problem, x, states), precision=_HIGHEST)
+    slope = weigh(problem.Q, x[1:] - problem.x_ref)
+    p = costates(problem.A, slope if states is None else slope + states)
+    tracking = jnp.einsum("kij,ki->kj", problem.B, p, precision=_HIGHEST)
     return effort + rate - rate_next + tracking
 
 
@@ -225,8 +223,7 @@ def lagrangian_gradient(
 def newton_decrement(problem: LTVProblem, gradient: Float[Array, "N nu"]) -> Float[Array, ""]:
     """Half of gradientᵀ H⁻¹ gradient, H the Hessian of the cost on the inputs that are not fixed, in O(N) operations.
 
-    It is the cost that a Newton step without constraints would save: dynamic programming on the state (x_k, u_{k−1}),
-    backward from the last stage, whose value function only its constant is needed of.
+    It is the cost that a Newton step without constraints would save.
 
     Args:
         problem: One problem without a `horizon`.
@@ -235,33 +232,9 @@ def newton_decrement(problem: LTVProblem, gradient: Float[Array, "N nu"]) -> Flo
     Returns:
         The decrement, in the units of the cost; NaN if H is not positive definite.
     """
-    _, nx, nu = problem.B.shape
-    free = ~fixed_inputs(problem)
-
-    def step(carry: tuple[Array, ...], stage: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array]:
-        P, p = carry  # value of (x_{k+1}, u_k): ½ξᵀPξ + pᵀξ
-        A, B, Q, R, S, l, mask = stage
-        P = P.at[:nx, :nx].add(Q)
-        drive = jnp.concatenate([B, jnp.eye(nu, dtype=B.dtype)]) * mask
-        drift = jnp.concatenate([A, jnp.zeros((nu, nx), A.dtype)])
-        PD = jnp.matmul(P, drive, precision=_HIGHEST)
-        K = jnp.matmul(drive.T, PD, precision=_HIGHEST) + (R + S) * (mask[:, None] & mask) + jnp.diag(1.0 - mask)
-        cross = jnp.concatenate([jnp.matmul(PD.T, drift, precision=_HIGHEST), -S * mask[:, None]], axis=1)
-        slope = l + jnp.matmul(drive.T, p, precision=_HIGHEST)
-        factor = jnp.linalg.cholesky(K)
-        halves = jnp.concatenate([cross, slope[:, None]], axis=1)
-        halves = jax.lax.linalg.triangular_solve(factor, halves, left_side=True, lower=True)
-        gain, half = halves[:, :-1], halves[:, -1]
-        P_x = jnp.matmul(drift.T, jnp.matmul(P, drift, precision=_HIGHEST), precision=_HIGHEST)
-        P = jax.scipy.linalg.block_diag(P_x, S) - jnp.matmul(gain.T, gain, precision=_HIGHEST)
-        p = jnp.concatenate([jnp.matmul(drift.T, p, precision=_HIGHEST), jnp.zeros_like(l)])
-        return (P, p - jnp.matmul(gain.T, half, precision=_HIGHEST)), 0.5 * jnp.sum(half**2)
-
-    dtype = gradient.dtype
-    start = jnp.zeros((nx + nu, nx + nu), dtype), jnp.zeros(nx + nu, dtype)
-    weights = (as_matrices(W) for W in (problem.Q, problem.R, problem.S))
-    _, savings = jax.lax.scan(step, start, (problem.A, problem.B, *weights, gradient, free), reverse=True)
-    return jnp.sum(savings)
+    Q, R = as_matrices(problem.Q), as_matrices(problem.R)
+    factors = riccati.factorize(problem.A, problem.B, Q, R, problem.S, ~fixed_inputs(problem))
+    return riccati.minimize(factors, jnp.zeros_like(problem.x_ref), gradient)[2]
 
 
 def cost_scale(problem: LTVProblem, x: Float[Array, "T nx"], u: Float[Array, "N nu"]) -> Float[Array, ""]:

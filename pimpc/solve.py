@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
-from pimpc.condensed import CondensedADMM
+from pimpc.interior_point import InteriorPoint
 from pimpc.method import Method, Outcome
 from pimpc.problem import LTVProblem, cost, mask_horizon, roll_out
 from pimpc.residuals import Residuals, kkt_residuals
@@ -19,7 +19,7 @@ def solve(problem: LTVProblem, method: Method | None = None, warm_start: PyTree 
 
     Args:
         problem: The problem; its arrays share one floating-point type, in which it is solved.
-        method: The method and its settings; `CondensedADMM()` if none is given.
+        method: The method and its settings; `InteriorPoint()` if none is given.
         warm_start: `Solution.warm_start` of an earlier solve by the same kind of method of a problem of the same shape.
             One that is not finite is ignored.
 
@@ -34,7 +34,7 @@ def solve(problem: LTVProblem, method: Method | None = None, warm_start: PyTree 
     problem = jax.tree.map(jnp.asarray, problem)
     check_structure(problem)
     problem = jax.tree.map(lambda leaf: leaf.astype(leaf.dtype), problem)  # no weak types: they would compile anew
-    return _solve(problem, CondensedADMM() if method is None else method, warm_start)
+    return _solve(problem, InteriorPoint() if method is None else method, warm_start)
 
 
 @functools.partial(jax.jit, static_argnames="method")

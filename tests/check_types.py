@@ -12,7 +12,7 @@ with install_import_hook("pimpc", "beartype.beartype"):
     from mpc_problems import random_problem, recorded
 
     import pimpc
-    import pimpc.condensed
+    import pimpc.interior_point
     import pimpc.pi_admm
 
 
@@ -26,7 +26,7 @@ if __name__ == "__main__":
     batch, _ = recorded("walk_n10", jnp.float32, 2)
     problems = [jax.tree.map(lambda leaf: leaf[0], batch), random_problem(0, jnp.float32, full=True)]
     problems.append(dataclasses.replace(problems[1], G=None, h=None, horizon=jnp.asarray(3)))
-    for method in (pimpc.CondensedADMM(), pimpc.CondensedADMM(early_stop=False), pimpc.PiADMM()):
+    for method in (pimpc.InteriorPoint(), pimpc.InteriorPoint(early_stop=False), pimpc.PiADMM()):
         for problem in problems:
             jax.eval_shape(functools.partial(leaves, method), problem)
         jax.eval_shape(jax.vmap(functools.partial(leaves, method)), batch)

@@ -15,7 +15,7 @@ from envs.config import VelocityConfig
 from experiments.presets import TrainConfig, preset
 from learning.policy import load_policy
 from learning.serialize import from_json, to_json
-from pimpc import CondensedADMM, PiADMM
+from pimpc import InteriorPoint, PiADMM
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("pimpc", "envs", "rewards", "learning", "experiments")
@@ -72,7 +72,7 @@ def read_attributes() -> set[str]:
 def test_no_configuration_field_is_read_by_nothing():
     weights = {"BaseWeights", "RegularizationWeights", "GuidanceWeights"}  # read by name: see rewards.tables
     reads = read_attributes()
-    classes = config_classes(TrainConfig) | {CondensedADMM, PiADMM, train.PlayConfig, train.EvalConfig}
+    classes = config_classes(TrainConfig) | {InteriorPoint, PiADMM, train.PlayConfig, train.EvalConfig}
     assert {"VelocityConfig", "PPOConfig", "CentroidalConfig"} <= {c.__name__ for c in classes}
     for cls in classes:
         for field in dataclasses.fields(cls):

@@ -1,0 +1,262 @@
+"""A proximal primal-dual interior point method whose Newton steps are Riccati recursions.
+
+With the constraints as rows lower ≤ C (x, u) ≤ upper, slacks s and forces z for each finite bound, Mehrotra's
+predictor-corrector method (Nocedal and Wright, Numerical Optimization, 2006, section 16.6) solves in each iteration
+
+    Hessian + Cᵀ D C,   D = z / (s + δ z),
+
+twice with one factorization (`pimpc.riccati`), so that the dynamics hold exactly in every iterate and the work grows
+linearly with the horizon. Two things make it converge in about eight iterations, in float32 and without tuning:
+
+1. δ is the proximal term of the method of multipliers (Rockafellar 1976; in interior point methods Friedlander and
+   Orban 2012): the forces of an iteration may deviate from the last ones at the price δ/2 ‖Δz‖². It keeps D below
+   1/δ, a fixed multiple of the natural stiffness of the row, which bounds the condition number, admits bounds without
+   an interior (equal ones, a friction of zero), and does not move the solution.
+2. The natural stiffness 1/(C_i W C_iᵀ), W the inverse of the Hessian's stage blocks, says how hard a row must push to
+   move what it acts on. Measured by it rows in newtons, newton-metres and metres are alike, and one number, the
+   barrier's first μ, gives every slack and force a start that is centred and of the right size.
+
+Inputs with equal bounds (a swing foot) are constants, not variables.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from pimpc import riccati
+from pimpc.constraints import flatten, magnitudes, unflatten, values
+from pimpc.infeasibility import certifies, contradicts
+from pimpc.method import Method, Outcome
+from pimpc.problem import LTVProblem, as_matrices, input_rates, roll_out, weigh
+from pimpc.residuals import (
+    Multipliers,
+    complementarity_gap,
+    cost_scale,
+    fixed_inputs,
+    primal_residual,
+    zero_multipliers,
+)
+from pimpc.rows import Rows, measure, pull
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+Slope = tuple[Float[Array, "N nx"], Float[Array, "N nu"]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class WarmStart:
+    """Inputs and multipliers to start from, in the problem's own units: they may be shifted along the horizon."""
+
+    u: Float[Array, "*batch N nu"]
+    multipliers: Multipliers
+
+
+class _Sides(NamedTuple):
+    """One number for each bound: slacks s, forces z, or steps of them."""
+
+    below: Float[Array, " M"]
+    above: Float[Array, " M"]
+
+
+class _Iterate(NamedTuple):
+    """The state between iterations."""
+
+    x: Float[Array, "T nx"]  # roll-out of u
+    u: Float[Array, "N nu"]
+    slack: _Sides
+    force: _Sides
+    equality: Float[Array, " M"]  # forces of the rows with equal bounds
+    size: Float[Array, " nu"]  # of the inputs that the cost alone asks for
+    unbalanced: Float[Array, ""]  # what the gradient of the Lagrangian may still cost
+    iteration: Array
+    stop: Array
+    infeasible: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class InteriorPoint(Method):
+    """Proximal interior point with Riccati steps; the default method of `pimpc.solve`.
+
+    The Hessian must be positive definite on the free inputs; R > 0 or S > 0 is enough.
+    """
+
+    max_iterations: int = 30  # Newton steps at most, two right-hand sides each
+    tolerance: float = 1e-5  # relative residual at which an instance counts as solved and stops
+    early_stop: bool = True  # False: always run max_iterations, without a data-dependent loop
+    proximal: float = 3e4  # 1/δ: largest stiffness of a row, relative to its natural one
+    start: float = 0.1  # the first μ, relative to the energy of the unconstrained motion
+    boundary: float = 0.99  # share of the way to the nearest bound that a step may go
+
+    def cold_start(self, problem: LTVProblem) -> WarmStart:
+        """Zero inputs (or the nearest within the bounds) and zero multipliers."""
+        return WarmStart(jnp.zeros_like(problem.u_ref), zero_multipliers(problem))
+
+    def run(self, problem: LTVProblem, state: WarmStart, runnable: Bool[Array, ""]) -> Outcome:
+        """Iterates on one problem without a `horizon` until it is solved or the limit is reached."""
+        rows = measure(problem)
+        start = _start(self, problem, rows, state, runnable)
+        if self.early_stop:
+            end = jax.lax.while_loop(
+                lambda s: ~s.stop & (s.iteration < self.max_iterations),
+                lambda s: _iterate(self, problem, rows, s),
+                start,
+            )
+        else:
+            end = jax.lax.fori_loop(0, self.max_iterations, lambda _, s: _iterate(self, problem, rows, s), start)
+        u = jnp.clip(end.u, problem.u_min, problem.u_max)
+        multipliers = unflatten(problem, _total(end.force, end.equality))
+        return Outcome(u, multipliers, end.iteration, end.infeasible, WarmStart(u, multipliers))
+
+
+def _start(
+    method: InteriorPoint, problem: LTVProblem, rows: Rows, state: WarmStart, runnable: Bool[Array, ""]
+) -> _Iterate:
+    """The unconstrained optimum, or the warm start's inputs, with centred slacks and forces."""
+    free = ~fixed_inputs(problem)
+    factors = _factorize(problem, jnp.zeros_like(rows.lower))
+    u = jnp.clip(state.u, problem.u_min, problem.u_max)
+    dual = jnp.where(rows.below | rows.above | rows.equal, flatten(problem, state.multipliers), 0)
+    warm = jnp.any(dual != 0)
+    l_x, l_u = _gradient(problem, roll_out(problem, u), u)
+    unconstrained = u + riccati.minimize(factors, l_x, l_u * free)[1]
+    u = jnp.where(warm, u, unconstrained)
+    x = roll_out(problem, u)
+
+    at, reach = values(problem, x, u), magnitudes(problem, x, u)
+    stiffness = jnp.where(rows.compliance > 0, 1 / jnp.where(rows.compliance > 0, rows.compliance, 1), 0)
+    energy = jnp.sum(jnp.where(rows.below | rows.above, stiffness * reach**2, 0)) / rows.count
+    outside = jnp.maximum(jnp.where(rows.below, rows.lower - at, 0), jnp.where(rows.above, at - rows.upper, 0))
+    gap = complementarity_gap(problem, x, u, unflatten(problem, dual))
+    error = (jnp.sum(stiffness * jnp.maximum(outside, 0) ** 2) + gap) / rows.count
+    mu = jnp.where(warm, jnp.minimum(error, method.start * energy), method.start * energy)
+    mu = jnp.maximum(mu, 0.1 * method.tolerance * cost_scale(problem, x, u) / rows.count)
+    length = jnp.sqrt(mu * rows.compliance)
+    slack = _Sides(
+        jnp.where(rows.below, jnp.maximum(at - rows.lower, length), 1),
+        jnp.where(rows.above, jnp.maximum(rows.upper - at, length), 1),
+    )
+    force = _Sides(
+        jnp.where(rows.below, jnp.maximum(-dual, mu / slack.below), 0),
+        jnp.where(rows.above, jnp.maximum(dual, mu / slack.above), 0),
+    )
+    equality = jnp.where(rows.equal, dual, 0)
+    l_x, l_u = _slope(problem, x, u, _total(force, equality))
+    unbalanced = riccati.minimize(factors, l_x, l_u * free)[2]
+    empty = contradicts(problem, rows, at, reach, method.tolerance)
+    zero = jnp.zeros((), jnp.int32)
+    size = jnp.max(jnp.abs(unconstrained), axis=0)
+    first = _Iterate(x, u, slack, force, equality, size, unbalanced, zero, ~runnable | empty, empty)
+    return first._replace(stop=first.stop | _solved(method, problem, first)) if method.early_stop else first
+
+
+def _total(force: _Sides, equality: Array) -> Float[Array, " M"]:
+    """Multipliers of the rows, positive at the upper bound."""
+    return force.above - force.below + equality
+
+
+def _gradient(problem: LTVProblem, x: Array, u: Array) -> Slope:
+    """The derivatives of the cost with respect to x_{k+1} and u_k, the dynamics not eliminated."""
+    rate = weigh(problem.S, input_rates(problem, u))
+    rate_next = jnp.concatenate([rate[1:], jnp.zeros_like(rate[:1])])
+    return weigh(problem.Q, x[1:] - problem.x_ref), weigh(problem.R, u - problem.u_ref) + rate - rate_next
+
+
+def _slope(problem: LTVProblem, x: Array, u: Array, push: Float[Array, " M"]) -> Slope:
+    """The derivatives of the cost plus Cᵀ push."""
+    return jax.tree.map(jnp.add, _gradient(problem, x, u), pull(problem, push))
+
+
+def _factorize(problem: LTVProblem, D: Float[Array, " M"]) -> riccati.Factors:
+    """Factorizes the Hessian + Cᵀ D C."""
+    Q, R = as_matrices(problem.Q), as_matrices(problem.R)
+    on = unflatten(problem, D)
+    if on.rows is not None and problem.G is not None:
+        R = R + jnp.einsum("kij,kil->kjl", problem.G, on.rows[:, :, None] * problem.G, precision=_HIGHEST)
+    R = R if on.inputs is None else R + jax.vmap(jnp.diag)(on.inputs)
+    Q = Q if on.states is None else Q + jax.vmap(jnp.diag)(on.states)
+    return riccati.factorize(problem.A, problem.B, Q, R, problem.S, ~fixed_inputs(problem))
+
+
+def _iterate(method: InteriorPoint, problem: LTVProblem, rows: Rows, state: _Iterate) -> _Iterate:
+    """One predictor-corrector step."""
+    slack, force = state.slack, state.force
+    free = ~fixed_inputs(problem)
+    delta = rows.compliance / method.proximal
+    at = values(problem, state.x, state.u)
+    # How far s is from the distance to its bound.
+    off = _Sides(
+        jnp.where(rows.below, rows.lower - at + slack.below, 0), jnp.where(rows.above, at - rows.upper + slack.above, 0)
+    )
+    soft = jax.tree.map(lambda s, z: s + delta * z, slack, force)
+    rigid = jnp.where(rows.equal, 1 / jnp.where(rows.equal, delta, 1), 0)
+    factors = _factorize(problem, force.below / soft.below + force.above / soft.above + rigid)
+
+    def newton(complement: _Sides) -> tuple[Array, _Sides, _Sides, Array]:
+        """The step that linearly makes s z what it is minus `complement`."""
+        push = jax.tree.map(lambda z, c, r, d: z + (z * r - c) / d, force, complement, off, soft)
+        miss = jnp.where(rows.equal, at - rows.upper, 0) * rigid
+        l_x, l_u = _slope(problem, state.x, state.u, _total(push, state.equality + miss))
+        dx, du, _ = riccati.minimize(factors, l_x, l_u * free)
+        moved = values(problem, jnp.concatenate([jnp.zeros_like(dx[:1]), dx]), du)
+        toward = _Sides(-moved, moved)
+        dz = jax.tree.map(lambda z, c, r, m, d: (z * (r + m) - c) / d, force, complement, off, toward, soft)
+        has = _Sides(rows.below, rows.above)
+        ds = jax.tree.map(lambda h, r, m, f: jnp.where(h, delta * f - r - m, 0), has, off, toward, dz)
+        return du, ds, dz, miss + rigid * jnp.where(rows.equal, moved, 0)
+
+    product = jax.tree.map(jnp.multiply, slack, force)
+    mu = _sum(product) / rows.count
+    _, ds, dz, _ = newton(product)
+    reach = jnp.minimum(1.0, _longest((slack, force), (ds, dz)))
+    ahead = _sum(jax.tree.map(lambda s, z, a, b: (s + reach * a) * (z + reach * b), slack, force, ds, dz)) / rows.count
+    centre = mu * (ahead / jnp.where(mu > 0, mu, 1)) ** 3
+    has = _Sides(rows.below, rows.above)
+    du, ds, dz, dy = newton(jax.tree.map(lambda h, p, a, b: jnp.where(h, p + a * b - centre, 0), has, product, ds, dz))
+    step = jnp.minimum(1.0, method.boundary * _longest((slack, force), (ds, dz)))
+
+    def move(value: Array, change: Array) -> Array:
+        return value + step * change
+
+    u = move(state.u, du)
+    after = _Iterate(
+        x=roll_out(problem, u),
+        u=u,
+        slack=jax.tree.map(move, slack, ds),
+        force=jax.tree.map(move, force, dz),
+        equality=move(state.equality, dy),
+        size=state.size,
+        unbalanced=(1 - step) ** 2 * state.unbalanced,
+        iteration=state.iteration + 1,
+        stop=state.stop,
+        infeasible=state.infeasible,
+    )
+    if not method.early_stop:
+        return after
+    change = _total(after.force, after.equality) - _total(state.force, state.equality)
+    infeasible = certifies(problem, rows, after.x, u, change, state.size) & ~_solved(method, problem, after)
+    broken = ~jnp.all(jnp.isfinite(u))
+    return after._replace(stop=_solved(method, problem, after) | infeasible | broken, infeasible=infeasible)
+
+
+def _sum(sides: _Sides) -> Float[Array, ""]:
+    return jnp.sum(sides.below) + jnp.sum(sides.above)
+
+
+def _longest(values: tuple[_Sides, _Sides], steps: tuple[_Sides, _Sides]) -> Float[Array, ""]:
+    """How many steps fit before the first value becomes zero."""
+    longest = jnp.asarray(jnp.inf, values[0].below.dtype)
+    for value, step in zip(jax.tree.leaves(values), jax.tree.leaves(steps), strict=True):
+        fits = jnp.asarray(jnp.where(step < 0, -value / jnp.where(step < 0, step, 1), jnp.inf))
+        longest = jnp.minimum(longest, jnp.min(fits, initial=jnp.inf))
+    return longest
+
+
+def _solved(method: InteriorPoint, problem: LTVProblem, state: _Iterate) -> Bool[Array, ""]:
+    """Whether an iterate is good enough, by the measures of `pimpc.residuals`."""
+    multipliers = unflatten(problem, _total(state.force, state.equality))
+    gap = complementarity_gap(problem, state.x, state.u, multipliers) + state.unbalanced
+    worst = jnp.maximum(gap / cost_scale(problem, state.x, state.u), primal_residual(problem, state.x, state.u))
+    return worst <= method.tolerance
