@@ -39,6 +39,7 @@ from pimpc.residuals import (
     primal_residual,
     zero_multipliers,
 )
+from pimpc.riccati import Kernels
 from pimpc.rows import Rows, measure, pull
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -89,6 +90,7 @@ class InteriorPoint(Method):
     proximal: float = 3e4  # 1/δ: largest stiffness of a row, relative to its natural one
     start: float = 0.1  # the first μ, relative to the energy of the unconstrained motion
     boundary: float = 0.99  # share of the way to the nearest bound that a step may go
+    kernels: Kernels = "auto"  # of the Riccati recursions
 
     def cold_start(self, problem: LTVProblem) -> WarmStart:
         """Zero inputs (or the nearest within the bounds) and zero multipliers."""
@@ -116,12 +118,12 @@ def _start(
 ) -> _Iterate:
     """The unconstrained optimum, or the warm start's inputs, with centred slacks and forces."""
     free = ~fixed_inputs(problem)
-    factors = _factorize(problem, jnp.zeros_like(rows.lower))
+    factors = _factorize(method, problem, jnp.zeros_like(rows.lower))
     u = jnp.clip(state.u, problem.u_min, problem.u_max)
     dual = jnp.where(rows.below | rows.above | rows.equal, flatten(problem, state.multipliers), 0)
     warm = jnp.any(dual != 0)
     l_x, l_u = _gradient(problem, roll_out(problem, u), u)
-    unconstrained = u + riccati.minimize(factors, l_x, l_u * free)[1]
+    unconstrained = u + riccati.minimize(factors, l_x, l_u * free, method.kernels)[1]
     u = jnp.where(warm, u, unconstrained)
     x = roll_out(problem, u)
 
@@ -144,7 +146,7 @@ def _start(
     )
     equality = jnp.where(rows.equal, dual, 0)
     l_x, l_u = _slope(problem, x, u, _total(force, equality))
-    unbalanced = riccati.minimize(factors, l_x, l_u * free)[2]
+    unbalanced = riccati.minimize(factors, l_x, l_u * free, method.kernels)[2]
     empty = contradicts(problem, rows, at, reach, method.tolerance)
     zero = jnp.zeros((), jnp.int32)
     size = jnp.max(jnp.abs(unconstrained), axis=0)
@@ -169,7 +171,7 @@ def _slope(problem: LTVProblem, x: Array, u: Array, push: Float[Array, " M"]) ->
     return jax.tree.map(jnp.add, _gradient(problem, x, u), pull(problem, push))
 
 
-def _factorize(problem: LTVProblem, D: Float[Array, " M"]) -> riccati.Factors:
+def _factorize(method: InteriorPoint, problem: LTVProblem, D: Float[Array, " M"]) -> riccati.Factors:
     """Factorizes the Hessian + Cᵀ D C."""
     Q, R = as_matrices(problem.Q), as_matrices(problem.R)
     on = unflatten(problem, D)
@@ -177,7 +179,8 @@ def _factorize(problem: LTVProblem, D: Float[Array, " M"]) -> riccati.Factors:
         R = R + jnp.einsum("kij,kil->kjl", problem.G, on.rows[:, :, None] * problem.G, precision=_HIGHEST)
     R = R if on.inputs is None else R + jax.vmap(jnp.diag)(on.inputs)
     Q = Q if on.states is None else Q + jax.vmap(jnp.diag)(on.states)
-    return riccati.factorize(problem.A, problem.B, Q, R, problem.S, ~fixed_inputs(problem))
+    free = ~fixed_inputs(problem)
+    return riccati.factorize(problem.A, problem.B, Q, R, problem.S, free, method.kernels)
 
 
 def _iterate(method: InteriorPoint, problem: LTVProblem, rows: Rows, state: _Iterate) -> _Iterate:
@@ -192,14 +195,14 @@ def _iterate(method: InteriorPoint, problem: LTVProblem, rows: Rows, state: _Ite
     )
     soft = jax.tree.map(lambda s, z: s + delta * z, slack, force)
     rigid = jnp.where(rows.equal, 1 / jnp.where(rows.equal, delta, 1), 0)
-    factors = _factorize(problem, force.below / soft.below + force.above / soft.above + rigid)
+    factors = _factorize(method, problem, force.below / soft.below + force.above / soft.above + rigid)
 
     def newton(complement: _Sides) -> tuple[Array, _Sides, _Sides, Array]:
         """The step that linearly makes s z what it is minus `complement`."""
         push = jax.tree.map(lambda z, c, r, d: z + (z * r - c) / d, force, complement, off, soft)
         miss = jnp.where(rows.equal, at - rows.upper, 0) * rigid
         l_x, l_u = _slope(problem, state.x, state.u, _total(push, state.equality + miss))
-        dx, du, _ = riccati.minimize(factors, l_x, l_u * free)
+        dx, du, _ = riccati.minimize(factors, l_x, l_u * free, method.kernels)
         moved = values(problem, jnp.concatenate([jnp.zeros_like(dx[:1]), dx]), du)
         toward = _Sides(-moved, moved)
         dz = jax.tree.map(lambda z, c, r, m, d: (z * (r + m) - c) / d, force, complement, off, toward, soft)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pimpc import riccati
+from pimpc import riccati_xla
 from pimpc.constraints import bounds, flatten, unflatten
 from pimpc.problem import LTVProblem, as_matrices, weigh
 from pimpc.residuals import Multipliers, fixed_inputs, zero_multipliers
@@ -33,7 +33,7 @@ def measure(problem: LTVProblem) -> Rows:
     stiffness = stiffness.at[:-1].add(as_matrices(problem.S)[1:])
     weighed = jax.vmap(weigh, in_axes=(None, 2), out_axes=2)(problem.Q, problem.B)
     tracking = jnp.einsum("kij,kil->kjl", problem.B, weighed, precision=_HIGHEST)
-    W = jax.vmap(riccati.inverse)(stiffness + tracking, free)
+    W = jax.vmap(riccati_xla.inverse)(stiffness + tracking, free)
 
     def spread(P: Array, stage: tuple[Array, ...]) -> tuple[Array, Array]:
         A, B, W = stage
