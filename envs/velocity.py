@@ -150,8 +150,6 @@ class VelocityEnv:
             "landing_valid": plan.landing_valid,
             "foot": plan.p_world_foothold[0],
             "force": plan.force[0],
-            "command": task.command,
-            "done": state.done[index],
         }
 
     # --- Parts ----------------------------------------------------------------------------------------------------

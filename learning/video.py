@@ -37,7 +37,7 @@ def record(env: Any, policy: Policy, key: Array, steps: int) -> list[Snapshot]:
         steps: control steps.
 
     Returns:
-        One snapshot a step: `qpos`, `com_path`, `landing`, `landing_valid`, `foot`, `force`, `command`, `done`.
+        One snapshot a step: `qpos`, `com_path`, `landing`, `landing_valid`, `foot`, `force`.
     """
 
     @jax.jit

@@ -152,11 +152,7 @@ def plan_contacts(
     count = gait_clock.touchdown_count(phase, gait, dt, horizon, moving)
     first = gait_clock.time_to_touchdown(phase, gait)
     own = jnp.arange(2)
-    time = first + jnp.maximum(count - 1, 0) * gait.period  # s, (N, 2): latest touchdown of each foot, if it had one
-    # Touchdowns of the other foot up to that time; strictly before it, so that a simultaneous landing is not seen.
-    other_count = jnp.ceil((time - first[::-1]) / gait.period - 1e-3).astype(jnp.int32).clip(0)
-    other_time = first[::-1] + jnp.maximum(other_count - 1, 0) * gait.period
-
+    time, other_time, other_landed = _touchdown_times(gait, first, count)
     offsets = _spread_offsets(config, gait, model, command)
     shift = _velocity_shift(config, gait, model, state, phase, command, offsets)
 
@@ -169,7 +165,7 @@ def plan_contacts(
 
     measured = state.p_world_foot[:, :2]
     target = raibert(own, time)
-    other = jnp.where((other_count > 0)[..., None], raibert(own[::-1], other_time), measured[::-1])
+    other = jnp.where(other_landed[..., None], raibert(own[::-1], other_time), measured[::-1])
     yaw = state.yaw + command[2] * time
     target = _separate(target, other, yaw, config.min_separation)
 
@@ -177,15 +173,24 @@ def plan_contacts(
     ground = jnp.broadcast_to(state.ground_height, (horizon, 2, 1))
     p_world_foothold = jnp.where(moved[..., None], jnp.concatenate([target, ground], -1), state.p_world_foot)
     R_world_foothold = jnp.where(moved[..., None, None], rotation_z(yaw), state.R_world_foot)
-    landing_valid = moved[-1]
-    landing_stage = jnp.argmax(moved, 0)
+    landing = p_world_foothold[jnp.argmax(moved, 0), own]
     return ContactPlan(
         stance=gait_clock.schedule(phase, gait, dt, horizon, moving),
         p_world_foothold=p_world_foothold,
         R_world_foothold=R_world_foothold,
-        landing=jnp.where(landing_valid[:, None], p_world_foothold[landing_stage, own], state.p_world_foot),
-        landing_valid=landing_valid,
+        landing=jnp.where(moved[-1, :, None], landing, state.p_world_foot),
+        landing_valid=moved[-1],
     )
+
+
+def _touchdown_times(
+    gait: GaitConfig, first: Float[Array, "2"], count: Int[Array, "N 2"]
+) -> tuple[Float[Array, "N 2"], Float[Array, "N 2"], Bool[Array, "N 2"]]:
+    """Each foot's latest touchdown, if it had one, and the other foot's before that, if there was one [s]."""
+    time = first + jnp.maximum(count - 1, 0) * gait.period
+    # Strictly before, so that a simultaneous landing is not seen.
+    others = jnp.ceil((time - first[::-1]) / gait.period - 1e-3).astype(jnp.int32).clip(0)
+    return time, first[::-1] + jnp.maximum(others - 1, 0) * gait.period, others > 0
 
 
 def _separate(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -309,6 +310,14 @@ def test_degenerate_walking_problems_are_solved():
     for u, degenerate in zip(solution.u, problems, strict=False):
         expected = clarabel_inputs(degenerate)
         np.testing.assert_allclose(u, expected, atol=5e-3 * max(1.0, np.abs(expected).max()))
+
+
+def test_the_example_of_the_page_balances_its_poles(capsys):
+    page = (Path(pimpc.__file__).parent / "README.md").read_text()
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL).group(1), {})
+    largest, message = capsys.readouterr().out.split(" ", 1)
+    assert float(largest) < 0.01
+    assert message.strip() == Status.SOLVED.message
 
 
 def test_annotated_shapes_and_types_hold():

@@ -26,8 +26,6 @@ def snapshots(robot):
             "landing_valid": np.array([True, False]),
             "foot": foot,
             "force": np.array([[0.0, 0.0, 327.0], [0.0, 0.0, 0.0]]),
-            "command": np.array([0.5, 0.0, 0.0]),
-            "done": np.array(0.0),
         }
         for i in range(5)
     ]
