@@ -53,12 +53,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _prepare() -> None:
-    """What a program may set and a library may not: headless rendering, and a cache that halves the next start."""
+    """What a program may set and a library may not: headless rendering, a cache for the next start, a quiet XLA."""
     if not os.environ.get("DISPLAY") and "MUJOCO_GL" not in os.environ:
         # MuJoCo cannot even be imported for a library that is not there.
         libraries = {"egl": "EGL", "osmesa": "OSMesa"}
         found = (name for name, library in libraries.items() if ctypes.util.find_library(library))
         os.environ["MUJOCO_GL"] = next(found, "disable")
+    # A program from the cache makes XLA print kilobytes of CPU features; what goes wrong still comes as an exception.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import jax
 
     CACHE.mkdir(parents=True, exist_ok=True)

@@ -12,9 +12,9 @@ linearly with the horizon. Two things make it converge in about eight iterations
    Orban 2012): the forces of an iteration may deviate from the last ones at the price δ/2 ‖Δz‖². It keeps D below
    1/δ, a fixed multiple of the natural stiffness of the row, which bounds the condition number, admits bounds without
    an interior (equal ones, a friction of zero), and does not move the solution.
-2. The natural stiffness 1/(C_i W C_iᵀ), W the inverse of the Hessian's stage blocks, says how hard a row must push to
-   move what it acts on. Measured by it rows in newtons, newton-metres and metres are alike, and one number, the
-   barrier's first μ, gives every slack and force a start that is centred and of the right size.
+2. The natural stiffness 1/(C_i W C_iᵀ), W the inverse of the Hessian's diagonal (over one stage), says how hard a row
+   must push to move what it acts on. Measured by it, rows in newtons, newton-metres and metres are alike, and one
+   number, the barrier's first μ, gives every slack and force a start that is centred and of the right size.
 
 Inputs with equal bounds (a swing foot) are constants, not variables.
 """
@@ -88,7 +88,7 @@ class InteriorPoint(Method):
     tolerance: float = 1e-5  # relative residual at which an instance counts as solved and stops
     early_stop: bool = True  # False: always run max_iterations, without a data-dependent loop
     proximal: float = 3e4  # 1/δ: largest stiffness of a row, relative to its natural one
-    start: float = 0.1  # the first μ, relative to the energy of the unconstrained motion
+    start: float = 0.3  # the first μ, relative to the energy of the unconstrained motion
     boundary: float = 0.99  # share of the way to the nearest bound that a step may go
     kernels: Kernels = "auto"  # of the Riccati recursions
 
@@ -262,4 +262,4 @@ def _solved(method: InteriorPoint, problem: LTVProblem, state: _Iterate) -> Bool
     multipliers = unflatten(problem, _total(state.force, state.equality))
     gap = complementarity_gap(problem, state.x, state.u, multipliers) + state.unbalanced
     worst = jnp.maximum(gap / cost_scale(problem, state.x, state.u), primal_residual(problem, state.x, state.u))
-    return worst <= method.tolerance
+    return worst <= 0.5 * method.tolerance  # the answer is clipped to the input bounds, which may cost the rest

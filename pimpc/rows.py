@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pimpc import riccati_xla
 from pimpc.constraints import bounds, flatten, unflatten
-from pimpc.problem import LTVProblem, as_matrices, weigh
+from pimpc.problem import LTVProblem, weigh
 from pimpc.residuals import Multipliers, fixed_inputs, zero_multipliers
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -19,7 +18,7 @@ class Rows(NamedTuple):
 
     lower: Float[Array, " M"]
     upper: Float[Array, " M"]
-    compliance: Float[Array, " M"]  # C_i W C_iᵀ; 0 if no free input moves the row
+    compliance: Float[Array, " M"]  # C_i W C_iᵀ, W diagonal; 0 if no free input moves the row
     below: Bool[Array, " M"]  # has a finite lower bound that may bind
     above: Bool[Array, " M"]
     equal: Bool[Array, " M"]  # both bounds coincide: neither `below` nor `above`
@@ -27,30 +26,27 @@ class Rows(NamedTuple):
 
 
 def measure(problem: LTVProblem) -> Rows:
-    """The bounds of all rows and how far a unit of force moves each."""
-    free = ~fixed_inputs(problem)
-    stiffness = as_matrices(problem.R) + as_matrices(problem.S)
-    stiffness = stiffness.at[:-1].add(as_matrices(problem.S)[1:])
-    weighed = jax.vmap(weigh, in_axes=(None, 2), out_axes=2)(problem.Q, problem.B)
-    tracking = jnp.einsum("kij,kil->kjl", problem.B, weighed, precision=_HIGHEST)
-    W = jax.vmap(riccati_xla.inverse)(stiffness + tracking, free)
+    """The bounds of all rows and how far a unit of force moves each, inputs yielding as the Hessian's diagonal says."""
+    S = _diagonals(problem.S)
+    stiffness = _diagonals(problem.R) + S + jnp.concatenate([S[1:], jnp.zeros_like(S[:1])])
+    stiffness += jnp.sum(problem.B * jax.vmap(weigh, in_axes=(None, 2), out_axes=2)(problem.Q, problem.B), axis=1)
+    give = jnp.where(fixed_inputs(problem), 0, 1 / stiffness)
 
     def spread(P: Array, stage: tuple[Array, ...]) -> tuple[Array, Array]:
-        A, B, W = stage
-        P = _sandwich(A, P) + _sandwich(B, W)
+        A, B, give = stage
+        P = jnp.matmul(A, jnp.matmul(P, A.T, precision=_HIGHEST), precision=_HIGHEST)
+        P += jnp.matmul(B * give, B.T, precision=_HIGHEST)
         return P, jnp.diagonal(P)
 
-    rows = None
-    if problem.G is not None:
-        rows = jnp.sum(jnp.einsum("kij,kjl->kil", problem.G, W, precision=_HIGHEST) * problem.G, axis=2)
+    rows = None if problem.G is None else jnp.einsum("kij,kj->ki", problem.G**2, give, precision=_HIGHEST)
     start = jnp.zeros_like(problem.A[0])
     unit = zero_multipliers(problem)
     compliance = flatten(
         problem,
         Multipliers(
             rows,
-            None if unit.inputs is None else jax.vmap(jnp.diagonal)(W),
-            None if unit.states is None else jax.lax.scan(spread, start, (problem.A, problem.B, W))[1],
+            None if unit.inputs is None else give,
+            None if unit.states is None else jax.lax.scan(spread, start, (problem.A, problem.B, give))[1],
         ),
     )
     lower, upper = bounds(problem)
@@ -61,8 +57,8 @@ def measure(problem: LTVProblem) -> Rows:
     return Rows(lower, upper, compliance, below, above, equal, jnp.maximum(count, 1))
 
 
-def _sandwich(C: Array, W: Array) -> Array:
-    return jnp.matmul(C, jnp.matmul(W, C.T, precision=_HIGHEST), precision=_HIGHEST)
+def _diagonals(W: Float[Array, "N n"] | Float[Array, "N n n"]) -> Float[Array, "N n"]:
+    return W if W.ndim == 2 else jnp.diagonal(W, axis1=1, axis2=2)
 
 
 def pull(problem: LTVProblem, push: Float[Array, " M"]) -> tuple[Float[Array, "N nx"], Float[Array, "N nu"]]:

@@ -193,23 +193,23 @@ def test_warm_start_saves_iterations():
 
 
 @functools.cache
-def seven_iterations():
-    method = InteriorPoint(max_iterations=7, early_stop=False)
+def six_iterations():
+    method = InteriorPoint(max_iterations=6, early_stop=False)
     return method, solve_batch(recorded_solution("walk_n10")[0], method)
 
 
 def test_fixed_iterations_need_no_data_dependent_loop():
     problem, data, _ = recorded_solution("walk_n10")
-    method, solution = seven_iterations()
+    method, solution = six_iterations()
     text = str(jax.make_jaxpr(lambda p: pimpc.solve(p, method))(take(problem, 0)))
     assert "while[" not in text
-    assert np.all(solution.iterations == 7)
+    assert np.all(solution.iterations == 6)
     assert input_errors(solution.u, data["u_opt"]).max() <= 1e-2
 
 
 def test_duality_gap_bounds_the_distance_to_the_optimum():
     _, data, _ = recorded_solution("walk_n10")
-    _, solution = seven_iterations()
+    _, solution = six_iterations()
     feasible = np.asarray(solution.primal_residual) < 1e-5
     optimum = data["cost_opt"][feasible]
     gap = np.asarray(solution.dual_residual * solution.cost)[feasible]
