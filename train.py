@@ -256,8 +256,14 @@ def _film(policy: Policy, config: VelocityConfig, path: Path, seconds: float, co
     from envs.config import NO_PUSHES, NO_RANDOMIZATION
     from learning.video import film, record
 
+    facing = dataclasses.replace(config.start, yaw=0.0)  # towards the camera
     calm = dataclasses.replace(
-        config, command=constant(command), push=NO_PUSHES, randomization=NO_RANDOMIZATION, backend="jax"
+        config,
+        command=constant(command),
+        push=NO_PUSHES,
+        randomization=NO_RANDOMIZATION,
+        start=facing,
+        backend="jax",
     )
     env = velocity.make(calm)
     snapshots = record(env, lambda obs, key: policy(obs), jax.random.PRNGKey(0), round(seconds / env.dt))
