@@ -185,7 +185,7 @@ def _factorize(method: InteriorPoint, problem: LTVProblem, D: Float[Array, " M"]
 
 def _iterate(method: InteriorPoint, problem: LTVProblem, rows: Rows, state: _Iterate) -> _Iterate:
     """One predictor-corrector step."""
-    slack, force = state.slack, state.force
+    slack, force, has = state.slack, state.force, _Sides(rows.below, rows.above)
     free = ~fixed_inputs(problem)
     delta = rows.compliance / method.proximal
     at = values(problem, state.x, state.u)
@@ -198,7 +198,7 @@ def _iterate(method: InteriorPoint, problem: LTVProblem, rows: Rows, state: _Ite
     factors = _factorize(method, problem, force.below / soft.below + force.above / soft.above + rigid)
 
     def newton(complement: _Sides) -> tuple[Array, _Sides, _Sides, Array]:
-        """The step that linearly makes s z what it is minus `complement`."""
+        """The step with s dz + z ds = −complement and ds = −off − C (dx, du) + δ dz, dz eliminated."""
         push = jax.tree.map(lambda z, c, r, d: z + (z * r - c) / d, force, complement, off, soft)
         miss = jnp.where(rows.equal, at - rows.upper, 0) * rigid
         l_x, l_u = _slope(problem, state.x, state.u, _total(push, state.equality + miss))
@@ -206,7 +206,6 @@ def _iterate(method: InteriorPoint, problem: LTVProblem, rows: Rows, state: _Ite
         moved = values(problem, jnp.concatenate([jnp.zeros_like(dx[:1]), dx]), du)
         toward = _Sides(-moved, moved)
         dz = jax.tree.map(lambda z, c, r, m, d: (z * (r + m) - c) / d, force, complement, off, toward, soft)
-        has = _Sides(rows.below, rows.above)
         ds = jax.tree.map(lambda h, r, m, f: jnp.where(h, delta * f - r - m, 0), has, off, toward, dz)
         return du, ds, dz, miss + rigid * jnp.where(rows.equal, moved, 0)
 
@@ -216,7 +215,6 @@ def _iterate(method: InteriorPoint, problem: LTVProblem, rows: Rows, state: _Ite
     reach = jnp.minimum(1.0, _longest((slack, force), (ds, dz)))
     ahead = _sum(jax.tree.map(lambda s, z, a, b: (s + reach * a) * (z + reach * b), slack, force, ds, dz)) / rows.count
     centre = mu * (ahead / jnp.where(mu > 0, mu, 1)) ** 3
-    has = _Sides(rows.below, rows.above)
     du, ds, dz, dy = newton(jax.tree.map(lambda h, p, a, b: jnp.where(h, p + a * b - centre, 0), has, product, ds, dz))
     step = jnp.minimum(1.0, method.boundary * _longest((slack, force), (ds, dz)))
 
