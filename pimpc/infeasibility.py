@@ -25,13 +25,13 @@ def certifies(
     x: Float[Array, "T nx"],
     u: Float[Array, "N nu"],
     step: Float[Array, " M"],
-    size: Float[Array, " nu"],
+    natural: Float[Array, " nu"],
 ) -> Bool[Array, ""]:
     """Whether a step of the multipliers proves that no inputs of comparable size are feasible (Farkas' lemma).
 
     Every feasible correction δ of the inputs has stepᵀ C δ ≤ support(step); if the support is negative and Cᵀ step
-    vanishes, there is none. With Cᵀ step merely small, there is none within a thousand times `size`, or the
-    inputs' own size.
+    vanishes, there is none. With Cᵀ step merely small, there is none within a thousand times `natural`, the size
+    of the inputs that the cost alone asks for, or the inputs' own size.
     """
     at = values(problem, x, u)
     ahead = jnp.where(step > 0, rows.upper - at, at - rows.lower)
@@ -42,6 +42,6 @@ def certifies(
     size = jnp.sum(jnp.abs(step) * jnp.maximum(jnp.abs(at), jnp.abs(ahead)))
     l_x, l_u = pull(problem, step)
     pulled = l_u + jnp.einsum("kij,ki->kj", problem.B, costates(problem.A, l_x), precision=_HIGHEST)
-    radius = 1e3 * jnp.maximum(jnp.max(jnp.abs(u), axis=0), size)
+    radius = 1e3 * jnp.maximum(jnp.max(jnp.abs(u), axis=0), natural)
     reach = jnp.sum(jnp.where(fixed_inputs(problem), 0, jnp.abs(pulled)) * radius)
     return (support < 0) & (-support > reach) & (-support > 1e-3 * size)
