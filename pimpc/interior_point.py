@@ -129,8 +129,9 @@ def _start(
 
     at, reach = values(problem, x, u), magnitudes(problem, x, u)
     stiffness = jnp.where(rows.compliance > 0, 1 / jnp.where(rows.compliance > 0, rows.compliance, 1), 0)
-    energy = jnp.sum(jnp.where(rows.below | rows.above, stiffness * reach**2, 0)) / rows.count
     outside = jnp.maximum(jnp.where(rows.below, rows.lower - at, 0), jnp.where(rows.above, at - rows.upper, 0))
+    span = jnp.maximum(reach, outside)  # where the cost asks for nothing, the bounds say how large things are
+    energy = jnp.sum(jnp.where(rows.below | rows.above, stiffness * span**2, 0)) / rows.count
     gap = complementarity_gap(problem, x, u, unflatten(problem, dual))
     error = (jnp.sum(stiffness * jnp.maximum(outside, 0) ** 2) + gap) / rows.count
     mu = jnp.where(warm, jnp.minimum(error, method.start * energy), method.start * energy)

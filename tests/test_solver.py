@@ -271,6 +271,15 @@ def test_small_constrained_problems():
     np.testing.assert_allclose(solution.u[2], 0.0, atol=1e-7)
 
 
+def test_bounds_far_from_where_the_cost_rests_are_reached():
+    one, inf = ones(5, 1), np.inf
+    ends = [1e-2, 1.0, 1e2, 1e4]
+    problems = [small(x_ref=0 * one, x_min=edited(-inf * one, (4, end))) for end in ends]
+    solution = solve_small(problems)
+    assert np.all(solution.status[:4] == Status.SOLVED), solution.status
+    np.testing.assert_allclose(solution.x[:4, -1, 0], ends, rtol=1e-4)
+
+
 def test_infeasible_problems_are_never_solved():
     one, inf = ones(5, 1), np.inf
     rows = ones(5, 2)
