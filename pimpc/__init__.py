@@ -11,6 +11,7 @@ from pimpc.pi_admm import PiADMM
 from pimpc.plan import CentroidalModel, CentroidalState, ContactPlan, Plan
 from pimpc.problem import LTVProblem
 from pimpc.residuals import kkt_residuals
+from pimpc.shift import shift
 from pimpc.solution import Solution, Status
 from pimpc.solve import solve
 from pimpc.validation import validate
@@ -32,6 +33,7 @@ __all__ = [
     "can_stand",
     "kkt_residuals",
     "reference_plan",
+    "shift",
     "solve",
     "to_plan",
     "validate",

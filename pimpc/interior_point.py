@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from pimpc import riccati
+from pimpc.centring import centre, energy, mismatch
 from pimpc.constraints import flatten, magnitudes, unflatten, values
 from pimpc.infeasibility import certifies, contradicts
 from pimpc.method import Method, Outcome
@@ -96,7 +97,7 @@ class InteriorPoint(Method):
         """Zero inputs (or the nearest within the bounds) and zero multipliers."""
         return WarmStart(jnp.zeros_like(problem.u_ref), zero_multipliers(problem))
 
-    def run(self, problem: LTVProblem, state: WarmStart, runnable: Bool[Array, ""]) -> Outcome:
+    def run(self, problem: LTVProblem, state: WarmStart | None, runnable: Bool[Array, ""]) -> Outcome:
         """Iterates on one problem without a `horizon` until it is solved or the limit is reached."""
         rows = measure(problem)
         start = _start(self, problem, rows, state, runnable)
@@ -114,45 +115,46 @@ class InteriorPoint(Method):
 
 
 def _start(
-    method: InteriorPoint, problem: LTVProblem, rows: Rows, state: WarmStart, runnable: Bool[Array, ""]
+    method: InteriorPoint, problem: LTVProblem, rows: Rows, state: WarmStart | None, runnable: Bool[Array, ""]
 ) -> _Iterate:
-    """The unconstrained optimum, or the warm start's inputs, with centred slacks and forces."""
-    free = ~fixed_inputs(problem)
+    """The unconstrained optimum, or a warm start that is nearer to the optimum, with centred slacks and forces."""
     factors = _factorize(method, problem, jnp.zeros_like(rows.lower))
-    u = jnp.clip(state.u, problem.u_min, problem.u_max)
-    dual = jnp.where(rows.below | rows.above | rows.equal, flatten(problem, state.multipliers), 0)
-    warm = jnp.any(dual != 0)
-    l_x, l_u = _gradient(problem, roll_out(problem, u), u)
-    unconstrained = u + riccati.minimize(factors, l_x, l_u * free, method.kernels)[1]
-    u = jnp.where(warm, u, unconstrained)
-    x = roll_out(problem, u)
+    u = jnp.clip(jnp.zeros_like(problem.u_ref), problem.u_min, problem.u_max)
+    u = u + _descend(method, problem, factors, u, jnp.zeros_like(rows.lower))[0]
+    size = jnp.max(jnp.abs(u), axis=0)
+    dual, unbalanced = jnp.zeros_like(rows.lower), jnp.zeros((), u.dtype)
+    error = method.start * energy(problem, rows, u)
+    if state is not None:
+        near = jnp.clip(state.u, problem.u_min, problem.u_max)
+        known = jnp.where(rows.below | rows.above | rows.equal, flatten(problem, state.multipliers), 0)
+        _, excess = _descend(method, problem, factors, near, known)
+        distance = excess + mismatch(problem, rows, near, known)
+        warm = jnp.any(known != 0) & (distance <= error)  # false for NaN
+        u, dual = jnp.where(warm, near, u), jnp.where(warm, known, dual)
+        unbalanced, error = jnp.where(warm, excess, unbalanced), jnp.where(warm, distance, error)
 
-    at, reach = values(problem, x, u), magnitudes(problem, x, u)
-    stiffness = jnp.where(rows.compliance > 0, 1 / jnp.where(rows.compliance > 0, rows.compliance, 1), 0)
-    outside = jnp.maximum(jnp.where(rows.below, rows.lower - at, 0), jnp.where(rows.above, at - rows.upper, 0))
-    span = jnp.maximum(reach, outside)  # where the cost asks for nothing, the bounds say how large things are
-    energy = jnp.sum(jnp.where(rows.below | rows.above, stiffness * span**2, 0)) / rows.count
-    gap = complementarity_gap(problem, x, u, unflatten(problem, dual))
-    error = (jnp.sum(stiffness * jnp.maximum(outside, 0) ** 2) + gap) / rows.count
-    mu = jnp.where(warm, jnp.minimum(error, method.start * energy), method.start * energy)
-    mu = jnp.maximum(mu, 0.1 * method.tolerance * cost_scale(problem, x, u) / rows.count)
-    length = jnp.sqrt(mu * rows.compliance)
-    slack = _Sides(
-        jnp.where(rows.below, jnp.maximum(at - rows.lower, length), 1),
-        jnp.where(rows.above, jnp.maximum(rows.upper - at, length), 1),
-    )
-    force = _Sides(
-        jnp.where(rows.below, jnp.maximum(-dual, mu / slack.below), 0),
-        jnp.where(rows.above, jnp.maximum(dual, mu / slack.above), 0),
-    )
+    x = roll_out(problem, u)
+    at = values(problem, x, u)
+    mu = jnp.maximum(error, 0.1 * method.tolerance * cost_scale(problem, x, u)) / rows.count + jnp.finfo(u.dtype).tiny
+    below = centre(rows.below, at - rows.lower, -dual, mu, rows.compliance)
+    above = centre(rows.above, rows.upper - at, dual, mu, rows.compliance)
+    slack, force = (_Sides(*pair) for pair in zip(below, above, strict=True))
     equality = jnp.where(rows.equal, dual, 0)
-    l_x, l_u = _slope(problem, x, u, _total(force, equality))
-    unbalanced = riccati.minimize(factors, l_x, l_u * free, method.kernels)[2]
-    empty = contradicts(problem, rows, at, reach, method.tolerance)
+    # The forces differ from the known ones by what centres them: in the energy's norm, distances add up at most.
+    lifted = jnp.sum(rows.compliance * (_total(force, equality) - dual) ** 2)
+    unbalanced = (jnp.sqrt(unbalanced) + jnp.sqrt(lifted)) ** 2
+    empty = contradicts(problem, rows, at, magnitudes(problem, x, u), method.tolerance)
     zero = jnp.zeros((), jnp.int32)
-    size = jnp.max(jnp.abs(unconstrained), axis=0)
     first = _Iterate(x, u, slack, force, equality, size, unbalanced, zero, ~runnable | empty, empty)
     return first._replace(stop=first.stop | _solved(method, problem, first)) if method.early_stop else first
+
+
+def _descend(
+    method: InteriorPoint, problem: LTVProblem, factors: riccati.Factors, u: Float[Array, "N nu"], dual: Array
+) -> tuple[Float[Array, "N nu"], Float[Array, ""]]:
+    """The way from u to the minimum of the Lagrangian with given multipliers, and by how much that lies lower."""
+    l_x, l_u = _slope(problem, roll_out(problem, u), u, dual)
+    return riccati.minimize(factors, l_x, l_u * ~fixed_inputs(problem), method.kernels)[1:]
 
 
 def _total(force: _Sides, equality: Array) -> Float[Array, " M"]:

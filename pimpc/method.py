@@ -32,5 +32,8 @@ class Method(abc.ABC):
         """The state from which to start without a previous solution; finite for every problem."""
 
     @abc.abstractmethod
-    def run(self, problem: LTVProblem, state: PyTree, runnable: Bool[Array, ""]) -> Outcome:
-        """Iterates on one problem without a `horizon`, and not at all where `runnable` is false."""
+    def run(self, problem: LTVProblem, state: PyTree | None, runnable: Bool[Array, ""]) -> Outcome:
+        """Iterates on one problem without a `horizon`, and not at all where `runnable` is false.
+
+        Without a `state` it starts cold.
+        """

@@ -94,8 +94,9 @@ class PiADMM(Method):
         momentum, residual = jnp.ones((), zero.dtype), jnp.asarray(jnp.finfo(zero.dtype).max)
         return PiState(start, start, zero, jnp.zeros((N, rows), zero.dtype), momentum, residual)
 
-    def run(self, problem: LTVProblem, state: PiState, runnable: Bool[Array, ""]) -> Outcome:
+    def run(self, problem: LTVProblem, state: PiState | None, runnable: Bool[Array, ""]) -> Outcome:
         """Iterates on one problem without a `horizon` until it is solved or the limit is reached."""
+        state = self.cold_start(problem) if state is None else state
         data = lift(_published(self, problem), self.penalty)
         lower, upper = bounds(problem)
         empty = jnp.any(lower > upper)

@@ -42,7 +42,7 @@ def _solve(problem: LTVProblem, method: Method, warm_start: PyTree | None) -> So
     problem = mask_horizon(problem)
     sound = finite(problem)
     cold = method.cold_start(problem)
-    start = cold if warm_start is None else _where(_all_finite(warm_start), warm_start, cold)
+    start = None if warm_start is None else _where(_all_finite(warm_start), warm_start, cold)
     outcome = method.run(problem, start, sound)
     u = jnp.where(sound & jnp.all(jnp.isfinite(outcome.u)), outcome.u, jnp.nan)
     x = roll_out(problem, u)
