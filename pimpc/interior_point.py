@@ -44,6 +44,7 @@ from pimpc.riccati import Kernels
 from pimpc.rows import Rows, measure, pull
 
 _HIGHEST = jax.lax.Precision.HIGHEST
+_TRUST = 0.02  # a warm start must be this much nearer to the optimum than a cold one
 Slope = tuple[Float[Array, "N nx"], Float[Array, "N nu"]]
 
 
@@ -129,7 +130,7 @@ def _start(
         known = jnp.where(rows.below | rows.above | rows.equal, flatten(problem, state.multipliers), 0)
         _, excess = _descend(method, problem, factors, near, known)
         distance = excess + mismatch(problem, rows, near, known)
-        warm = jnp.any(known != 0) & (distance <= error)  # false for NaN
+        warm = jnp.any(known != 0) & (distance <= _TRUST * error)  # false for NaN
         u, dual = jnp.where(warm, near, u), jnp.where(warm, known, dual)
         unbalanced, error = jnp.where(warm, excess, unbalanced), jnp.where(warm, distance, error)
 
@@ -145,8 +146,7 @@ def _start(
     unbalanced = (jnp.sqrt(unbalanced) + jnp.sqrt(lifted)) ** 2
     empty = contradicts(problem, rows, at, magnitudes(problem, x, u), method.tolerance)
     zero = jnp.zeros((), jnp.int32)
-    first = _Iterate(x, u, slack, force, equality, size, unbalanced, zero, ~runnable | empty, empty)
-    return first._replace(stop=first.stop | _solved(method, problem, first)) if method.early_stop else first
+    return _Iterate(x, u, slack, force, equality, size, unbalanced, zero, ~runnable | empty, empty)
 
 
 def _descend(
