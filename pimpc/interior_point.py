@@ -141,7 +141,7 @@ def _start(
     above = centre(rows.above, rows.upper - at, dual, mu, rows.compliance)
     slack, force = (_Sides(*pair) for pair in zip(below, above, strict=True))
     equality = jnp.where(rows.equal, dual, 0)
-    # The forces differ from the known ones by what centres them: in the energy's norm, distances add up at most.
+    # Centring changes the forces; what that may cost is estimated row by row, so that no start counts as solved.
     lifted = jnp.sum(rows.compliance * (_total(force, equality) - dual) ** 2)
     unbalanced = (jnp.sqrt(unbalanced) + jnp.sqrt(lifted)) ** 2
     empty = contradicts(problem, rows, at, magnitudes(problem, x, u), method.tolerance)
