@@ -1,0 +1,159 @@
+"""The derivatives of an optimal plan with respect to the data of its problem, by the implicit function theorem.
+
+As long as no constraint changes sides, the plan solves the problem whose active rows are equations and whose other
+rows are absent. With θ the data, x(θ, u) the roll-out, J the cost, and y the multipliers of the active rows
+C (x, u) = b, the plan is a stationary point of the Lagrangian
+
+    L(θ, u, y) = J(θ, x(θ, u), u) + yᵀ(C(θ) (x(θ, u), u) − b(θ)),
+
+and a change dθ moves it by the solution of (Amos and Kolter, OptNet, 2017, without the rows that do not bind)
+
+    K (du, dy) = −∂_θ∇L dθ,   K = ∇²L = [H Cᵀ; C 0],   ∇ by (u, y).
+
+K is symmetric: the transposed derivative, which reverse mode asks for, is solved for in the same way.
+
+Redundant rows, as at the apex of a friction cone, make K singular. It is therefore solved with as an augmented
+Lagrangian: [H Cᵀ; C −δ], δ a small share of each row's natural compliance (see `pimpc.rows`), is a Riccati recursion
+with the penalty 1/δ on the active rows, and iterative refinement against K itself removes what δ leaves open.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from pimpc import riccati
+from pimpc.constraints import bounds, flatten, unflatten, values
+from pimpc.problem import LTVProblem, cost, roll_out
+from pimpc.residuals import Multipliers, fixed_inputs
+from pimpc.rows import factorize, measure, pull
+
+_REFINEMENTS = 3  # of the solution of the linear system, after the first
+T = TypeVar("T")
+Step = tuple[Float[Array, "N nu"], Float[Array, " M"]]  # of inputs and multipliers, or what K makes of one
+
+
+class Optimum(NamedTuple):
+    """What carries derivatives."""
+
+    x: Float[Array, "T nx"]
+    u: Float[Array, "N nu"]
+    cost: Float[Array, ""]
+
+
+class _Active(NamedTuple):
+    """The rows that hold as equations. With both bounds active, which then are equal, their mean is the bound."""
+
+    below: Bool[Array, " M"]
+    above: Bool[Array, " M"]
+    stiffness: Float[Array, " M"]  # 1/δ; zero on the other rows
+
+
+@jax.custom_jvp
+def attach(
+    problem: LTVProblem, plan: Optimum, multipliers: Multipliers, optimal: Bool[Array, ""]
+) -> tuple[Optimum, Multipliers]:
+    """Gives a plan its derivatives with respect to the problem, whoever computed it and however.
+
+    Args:
+        problem: One problem without a `horizon`.
+        plan: Its solution.
+        multipliers: Its Lagrange multipliers.
+        optimal: Whether plan and multipliers are what they should be; otherwise their derivatives are zero.
+
+    Returns:
+        Optimum and multipliers, unchanged. Nothing but `problem` passes a derivative on to them.
+    """
+    return plan, multipliers
+
+
+@attach.defjvp
+def _attach_jvp(primals: tuple, tangents: tuple) -> tuple[tuple[Optimum, Multipliers], tuple[Optimum, Multipliers]]:
+    problem, _, _, optimal = primals
+    plan, multipliers = attach(*primals)  # with derivatives of their own, for second ones
+
+    # Both ways through, so that the NaN of a failure stays inside forwards and backwards.
+    def gate(tree: T) -> T:
+        return jax.tree.map(lambda leaf: jnp.where(optimal, leaf, 0), tree)
+
+    moved = _sensitivity(problem, plan, multipliers, gate(tangents[0]))
+    return (plan, multipliers), gate(moved)
+
+
+def _sensitivity(
+    problem: LTVProblem, plan: Optimum, multipliers: Multipliers, change: LTVProblem
+) -> tuple[Optimum, Multipliers]:
+    """The derivatives of plan and multipliers in the direction `change` of the data."""
+    active = _active(*jax.lax.stop_gradient((problem, plan, multipliers)))
+    y = flatten(problem, multipliers)
+
+    def conditions(problem: LTVProblem, u: Array, y: Array) -> Step:
+        return jax.grad(_lagrangian, argnums=(1, 2))(problem, u, y, active)
+
+    _, curvature = jax.linearize(lambda u, y: conditions(problem, u, y), plan.u, y)
+    _, right = jax.jvp(lambda problem: conditions(problem, plan.u, y), (problem,), (change,))
+    inverse = _inverse(jax.lax.stop_gradient(problem), active)
+    du, dy = jax.lax.custom_linear_solve(
+        lambda step: curvature(*step), jax.tree.map(jnp.negative, right), inverse, symmetric=True
+    )
+    _, moved = jax.jvp(_evaluate, (problem, plan.u), (change, du))
+    return moved, unflatten(problem, dy)
+
+
+def _evaluate(problem: LTVProblem, u: Float[Array, "N nu"]) -> Optimum:
+    """The plan that inputs make; those without a choice follow their bounds, half of it each."""
+    if problem.u_min is not None and problem.u_max is not None:
+        u = jnp.where(fixed_inputs(problem), 0.5 * (problem.u_min + problem.u_max), u)
+    x = roll_out(problem, u)
+    return Optimum(x, u, cost(problem, x, u))
+
+
+def _lagrangian(
+    problem: LTVProblem, u: Float[Array, "N nu"], y: Float[Array, " M"], active: _Active
+) -> Float[Array, ""]:
+    """The cost of inputs and, weighed by y, what the active rows lack of their bounds."""
+    plan = _evaluate(problem, u)
+    lower, upper = bounds(problem)
+    bound = jnp.where(active.below, lower, 0) + jnp.where(active.above, upper, 0)
+    bound = jnp.where(active.below & active.above, 0.5, 1) * bound
+    excess = jnp.where(active.below | active.above, values(problem, plan.x, plan.u) - bound, 0)
+    return plan.cost + jnp.sum(y * excess)
+
+
+def _active(problem: LTVProblem, plan: Optimum, multipliers: Multipliers) -> _Active:
+    """Takes a row for active if its force, let go, would move it by more than its slack.
+
+    Interior point methods end with small slacks on active rows and small forces on the others; the compliance, which
+    is the motion for a unit of force, makes the two comparable.
+    """
+    rows = measure(problem)
+    at, force = values(problem, plan.x, plan.u), rows.compliance * flatten(problem, multipliers)
+    below = rows.equal | (rows.below & (-force > jnp.maximum(at - rows.lower, 0)))
+    above = rows.equal | (rows.above & (force > jnp.maximum(rows.upper - at, 0)))
+    # As stiff as the precision allows: the next digits are the refinement's.
+    penalty = float(jnp.finfo(at.dtype).eps) ** -0.5
+    active = below | above  # and hence movable
+    return _Active(below, above, active * penalty / jnp.where(active, rows.compliance, 1))
+
+
+def _inverse(problem: LTVProblem, active: _Active) -> Callable[[Callable[[Step], Step], Step], Step]:
+    """What solves K (du, dy) = right, by one factorization of the Hessian with the penalty on the active rows."""
+    factors = factorize(problem, active.stiffness)
+    free = ~fixed_inputs(problem)
+
+    def regularized(right: Step) -> Step:
+        """Solves H du + Cᵀ dy = right_u, C du − δ dy = right_y."""
+        l_x, l_u = pull(problem, active.stiffness * right[1])
+        dx, du, _ = riccati.minimize(factors, -l_x, jnp.where(free, -l_u - right[0], 0))
+        reached = values(problem, jnp.concatenate([jnp.zeros_like(dx[:1]), dx]), du)
+        return du, active.stiffness * (reached - right[1])
+
+    def solve(K: Callable[[Step], Step], right: Step) -> Step:
+        def refine(_: int, step: Step) -> Step:
+            return jax.tree.map(jnp.add, step, regularized(jax.tree.map(jnp.subtract, right, K(step))))
+
+        return jax.lax.fori_loop(0, _REFINEMENTS, refine, regularized(right))
+
+    return solve
