@@ -22,6 +22,7 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
 from pimpc import riccati
@@ -30,7 +31,8 @@ from pimpc.problem import LTVProblem, cost, roll_out
 from pimpc.residuals import Multipliers, fixed_inputs
 from pimpc.rows import factorize, measure, pull
 
-_REFINEMENTS = 3  # of the solution of the linear system, after the first
+_PENALTY = {"float32": 3e4, "float64": 1e8}  # 1/δ relative to the natural stiffness of a row
+_REFINEMENTS = 5  # one is enough unless active rows are nearly redundant
 T = TypeVar("T")
 Step = tuple[Float[Array, "N nu"], Float[Array, " M"]]  # of inputs and multipliers, or what K makes of one
 
@@ -94,10 +96,20 @@ def _sensitivity(
 
     _, curvature = jax.linearize(lambda u, y: conditions(problem, u, y), plan.u, y)
     _, right = jax.jvp(lambda problem: conditions(problem, plan.u, y), (problem,), (change,))
+    flat, structured = ravel_pytree(right)  # one vector: to transpose a part of the system is not provided for
+
+    def times(step: Array) -> Array:
+        return ravel_pytree(curvature(*structured(step)))[0]
+
     inverse = _inverse(jax.lax.stop_gradient(problem), active)
-    du, dy = jax.lax.custom_linear_solve(
-        lambda step: curvature(*step), jax.tree.map(jnp.negative, right), inverse, symmetric=True
-    )
+
+    def solve(K: Callable[[Array], Array], right: Array) -> Array:
+        def refine(_: int, step: Array) -> Array:
+            return step + inverse(right - K(step))
+
+        return jax.lax.fori_loop(0, _REFINEMENTS, refine, inverse(right))
+
+    du, dy = structured(jax.lax.custom_linear_solve(times, -flat, solve, symmetric=True))
     _, moved = jax.jvp(_evaluate, (problem, plan.u), (change, du))
     return moved, unflatten(problem, dy)
 
@@ -132,28 +144,21 @@ def _active(problem: LTVProblem, plan: Optimum, multipliers: Multipliers) -> _Ac
     at, force = values(problem, plan.x, plan.u), rows.compliance * flatten(problem, multipliers)
     below = rows.equal | (rows.below & (-force > jnp.maximum(at - rows.lower, 0)))
     above = rows.equal | (rows.above & (force > jnp.maximum(rows.upper - at, 0)))
-    # As stiff as the precision allows: the next digits are the refinement's.
-    penalty = float(jnp.finfo(at.dtype).eps) ** -0.5
     active = below | above  # and hence movable
-    return _Active(below, above, active * penalty / jnp.where(active, rows.compliance, 1))
+    return _Active(below, above, active * _PENALTY[at.dtype.name] / jnp.where(active, rows.compliance, 1))
 
 
-def _inverse(problem: LTVProblem, active: _Active) -> Callable[[Callable[[Step], Step], Step], Step]:
-    """What solves K (du, dy) = right, by one factorization of the Hessian with the penalty on the active rows."""
+def _inverse(problem: LTVProblem, active: _Active) -> Callable[[Float[Array, " z"]], Float[Array, " z"]]:
+    """Nearly the inverse of K: that of [H Cᵀ; C −δ], by one factorization of the Hessian with the penalty on C."""
     factors = factorize(problem, active.stiffness)
     free = ~fixed_inputs(problem)
 
-    def regularized(right: Step) -> Step:
+    def apply(right: Array) -> Array:
         """Solves H du + Cᵀ dy = right_u, C du − δ dy = right_y."""
-        l_x, l_u = pull(problem, active.stiffness * right[1])
-        dx, du, _ = riccati.minimize(factors, -l_x, jnp.where(free, -l_u - right[0], 0))
+        right_u, right_y = right[: free.size].reshape(free.shape), right[free.size :]
+        l_x, l_u = pull(problem, active.stiffness * right_y)
+        dx, du, _ = riccati.minimize(factors, -l_x, jnp.where(free, -l_u - right_u, 0))
         reached = values(problem, jnp.concatenate([jnp.zeros_like(dx[:1]), dx]), du)
-        return du, active.stiffness * (reached - right[1])
+        return jnp.concatenate([du.ravel(), active.stiffness * (reached - right_y)])
 
-    def solve(K: Callable[[Step], Step], right: Step) -> Step:
-        def refine(_: int, step: Step) -> Step:
-            return jax.tree.map(jnp.add, step, regularized(jax.tree.map(jnp.subtract, right, K(step))))
-
-        return jax.lax.fori_loop(0, _REFINEMENTS, refine, regularized(right))
-
-    return solve
+    return apply
