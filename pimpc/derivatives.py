@@ -66,7 +66,7 @@ def attach(
         optimal: Whether plan and multipliers are what they should be; otherwise their derivatives are zero.
 
     Returns:
-        Optimum and multipliers, unchanged. Nothing but `problem` passes a derivative on to them.
+        Plan and multipliers, unchanged. Nothing but `problem` passes a derivative on to them.
     """
     return plan, multipliers
 
@@ -96,7 +96,7 @@ def _sensitivity(
 
     _, curvature = jax.linearize(lambda u, y: conditions(problem, u, y), plan.u, y)
     _, right = jax.jvp(lambda problem: conditions(problem, plan.u, y), (problem,), (change,))
-    flat, structured = ravel_pytree(right)  # one vector: to transpose a part of the system is not provided for
+    flat, structured = ravel_pytree(right)  # JAX transposes a solve of all its right-hand sides only
 
     def times(step: Array) -> Array:
         return ravel_pytree(curvature(*structured(step)))[0]
@@ -104,7 +104,7 @@ def _sensitivity(
     inverse = _inverse(jax.lax.stop_gradient(problem), active)
 
     def solve(K: Callable[[Array], Array], right: Array) -> Array:
-        def refine(_: int, step: Array) -> Array:
+        def refine(_: Array, step: Array) -> Array:
             return step + inverse(right - K(step))
 
         return jax.lax.fori_loop(0, _REFINEMENTS, refine, inverse(right))

@@ -29,6 +29,7 @@ if __name__ == "__main__":
     for method in (pimpc.InteriorPoint(), pimpc.InteriorPoint(early_stop=False), pimpc.PiADMM()):
         for problem in problems:
             jax.eval_shape(functools.partial(leaves, method), problem)
+            jax.eval_shape(jax.grad(lambda p, m=method: pimpc.solve(p, m).cost, allow_int=True), problem)
         jax.eval_shape(jax.vmap(functools.partial(leaves, method)), batch)
     for problem in (*problems, batch):
         pimpc.validate(problem)
