@@ -26,9 +26,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
 from pimpc import riccati
-from pimpc.constraints import bounds, flatten, unflatten, values
+from pimpc.constraints import bounds, values
 from pimpc.problem import LTVProblem, cost, roll_out
-from pimpc.residuals import Multipliers, fixed_inputs
+from pimpc.residuals import fixed_inputs
 from pimpc.rows import factorize, measure, pull
 
 _PENALTY = {"float32": 3e4, "float64": 1e8}  # 1/δ relative to the natural stiffness of a row
@@ -55,41 +55,39 @@ class _Active(NamedTuple):
 
 @jax.custom_jvp
 def attach(
-    problem: LTVProblem, plan: Optimum, multipliers: Multipliers, optimal: Bool[Array, ""]
-) -> tuple[Optimum, Multipliers]:
+    problem: LTVProblem, plan: Optimum, y: Float[Array, " M"], optimal: Bool[Array, ""]
+) -> tuple[Optimum, Float[Array, " M"]]:
     """Gives a plan its derivatives with respect to the problem, whoever computed it and however.
 
     Args:
         problem: One problem without a `horizon`.
         plan: Its solution.
-        multipliers: Its Lagrange multipliers.
+        y: Its Lagrange multipliers in the order of `pimpc.constraints`.
         optimal: Whether plan and multipliers are what they should be; otherwise their derivatives are zero.
 
     Returns:
         Plan and multipliers, unchanged. Nothing but `problem` passes a derivative on to them.
     """
-    return plan, multipliers
+    return plan, y
 
 
 @attach.defjvp
-def _attach_jvp(primals: tuple, tangents: tuple) -> tuple[tuple[Optimum, Multipliers], tuple[Optimum, Multipliers]]:
+def _attach_jvp(primals: tuple, tangents: tuple) -> tuple[tuple[Optimum, Array], tuple[Optimum, Array]]:
     problem, _, _, optimal = primals
-    plan, multipliers = attach(*primals)  # with derivatives of their own, for second ones
+    plan, y = attach(*primals)  # with derivatives of their own, for second ones
 
     # Both ways through, so that the NaN of a failure stays inside forwards and backwards.
     def gate(tree: T) -> T:
         return jax.tree.map(lambda leaf: jnp.where(optimal, leaf, 0), tree)
 
-    moved = _sensitivity(problem, plan, multipliers, gate(tangents[0]))
-    return (plan, multipliers), gate(moved)
+    return (plan, y), gate(_sensitivity(problem, plan, y, gate(tangents[0])))
 
 
 def _sensitivity(
-    problem: LTVProblem, plan: Optimum, multipliers: Multipliers, change: LTVProblem
-) -> tuple[Optimum, Multipliers]:
+    problem: LTVProblem, plan: Optimum, y: Float[Array, " M"], change: LTVProblem
+) -> tuple[Optimum, Float[Array, " M"]]:
     """The derivatives of plan and multipliers in the direction `change` of the data."""
-    active = _active(*jax.lax.stop_gradient((problem, plan, multipliers)))
-    y = flatten(problem, multipliers)
+    active = _active(*jax.lax.stop_gradient((problem, plan, y)))
 
     def conditions(problem: LTVProblem, u: Array, y: Array) -> Step:
         return jax.grad(_lagrangian, argnums=(1, 2))(problem, u, y, active)
@@ -111,7 +109,7 @@ def _sensitivity(
 
     du, dy = structured(jax.lax.custom_linear_solve(times, -flat, solve, symmetric=True))
     _, moved = jax.jvp(_evaluate, (problem, plan.u), (change, du))
-    return moved, unflatten(problem, dy)
+    return moved, dy
 
 
 def _evaluate(problem: LTVProblem, u: Float[Array, "N nu"]) -> Optimum:
@@ -134,14 +132,14 @@ def _lagrangian(
     return plan.cost + jnp.sum(y * excess)
 
 
-def _active(problem: LTVProblem, plan: Optimum, multipliers: Multipliers) -> _Active:
+def _active(problem: LTVProblem, plan: Optimum, y: Float[Array, " M"]) -> _Active:
     """Takes a row for active if its force, let go, would move it by more than its slack.
 
     Interior point methods end with small slacks on active rows and small forces on the others; the compliance, which
     is the motion for a unit of force, makes the two comparable.
     """
     rows = measure(problem)
-    at, force = values(problem, plan.x, plan.u), rows.compliance * flatten(problem, multipliers)
+    at, force = values(problem, plan.x, plan.u), rows.compliance * y
     below = rows.equal | (rows.below & (-force > jnp.maximum(at - rows.lower, 0)))
     above = rows.equal | (rows.above & (force > jnp.maximum(rows.upper - at, 0)))
     active = below | above  # and hence movable

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
+from pimpc.constraints import flatten
 from pimpc.derivatives import Optimum, attach
 from pimpc.interior_point import InteriorPoint
 from pimpc.method import Method, Outcome
@@ -53,7 +54,7 @@ def _solve(problem: LTVProblem, method: Method, warm_start: PyTree | None) -> So
     status = _status(sound, residuals, outcome, method.tolerance)
     keep = (status <= Status.MAX_ITERATIONS) & _all_finite(outcome.state)
     plan = Optimum(x, u, cost(data, x, u))
-    plan, _ = attach(problem, plan, outcome.multipliers, status <= Status.SOLVED_INACCURATE)
+    plan, _ = attach(problem, plan, flatten(data, outcome.multipliers), status <= Status.SOLVED_INACCURATE)
     return Solution(
         x=plan.x,
         u=plan.u,
