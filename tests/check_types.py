@@ -22,8 +22,8 @@ def leaves(method, problem):
     return jax.tree.leaves((solution, pimpc.kkt_residuals(problem, solution.x, solution.u, bare)))
 
 
-def gradients(method, problem):
-    return jax.tree.leaves(jax.grad(lambda p: pimpc.solve(p, method).cost, allow_int=True)(problem))
+def slope(method, problem):
+    return jax.grad(lambda x0: pimpc.solve(dataclasses.replace(problem, x0=x0), method).cost)(problem.x0)
 
 
 if __name__ == "__main__":
@@ -33,7 +33,7 @@ if __name__ == "__main__":
     for method in (pimpc.InteriorPoint(), pimpc.InteriorPoint(early_stop=False), pimpc.PiADMM()):
         for problem in problems:
             jax.eval_shape(functools.partial(leaves, method), problem)
-            jax.eval_shape(functools.partial(gradients, method), problem)
+            jax.eval_shape(functools.partial(slope, method), problem)
         jax.eval_shape(jax.vmap(functools.partial(leaves, method)), batch)
     for problem in (*problems, batch):
         pimpc.validate(problem)
