@@ -222,7 +222,6 @@ def test_inert_stages_have_no_derivatives():
 def poisoned(problem, horizon):
     """NaN in all data that a horizon leaves unread."""
     inert = np.arange(problem.e.shape[1]) >= horizon[:, None]
-
     staged = {name: getattr(problem, name) for name in FIELDS if name not in ("x0", "u_prev")}
     return dataclasses.replace(problem, **{name: edited(value, (inert, np.nan)) for name, value in staged.items()})
 
