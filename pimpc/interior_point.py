@@ -31,7 +31,7 @@ from pimpc.centring import centre, energy, mismatch
 from pimpc.constraints import flatten, magnitudes, unflatten, values
 from pimpc.infeasibility import certifies, contradicts
 from pimpc.method import Method, Outcome
-from pimpc.problem import LTVProblem, as_matrices, input_rates, roll_out, weigh
+from pimpc.problem import LTVProblem, input_rates, roll_out, weigh
 from pimpc.residuals import (
     Multipliers,
     complementarity_gap,
@@ -41,9 +41,8 @@ from pimpc.residuals import (
     zero_multipliers,
 )
 from pimpc.riccati import Kernels
-from pimpc.rows import Rows, measure, pull
+from pimpc.rows import Rows, factorize, measure, pull
 
-_HIGHEST = jax.lax.Precision.HIGHEST
 _TRUST = 0.02  # a warm start must be this much nearer to the optimum than a cold one
 Slope = tuple[Float[Array, "N nx"], Float[Array, "N nu"]]
 
@@ -119,7 +118,7 @@ def _start(
     method: InteriorPoint, problem: LTVProblem, rows: Rows, state: WarmStart | None, runnable: Bool[Array, ""]
 ) -> _Iterate:
     """The unconstrained optimum, or a warm start that is nearer to the optimum, with centred slacks and forces."""
-    factors = _factorize(method, problem, jnp.zeros_like(rows.lower))
+    factors = factorize(problem, jnp.zeros_like(rows.lower), method.kernels)
     u = jnp.clip(jnp.zeros_like(problem.u_ref), problem.u_min, problem.u_max)
     u = u + _descend(method, problem, factors, u, jnp.zeros_like(rows.lower))[0]
     size = jnp.max(jnp.abs(u), axis=0)
@@ -174,18 +173,6 @@ def _slope(problem: LTVProblem, x: Array, u: Array, push: Float[Array, " M"]) ->
     return jax.tree.map(jnp.add, _gradient(problem, x, u), pull(problem, push))
 
 
-def _factorize(method: InteriorPoint, problem: LTVProblem, D: Float[Array, " M"]) -> riccati.Factors:
-    """Factorizes the Hessian + Cᵀ D C."""
-    Q, R = as_matrices(problem.Q), as_matrices(problem.R)
-    on = unflatten(problem, D)
-    if on.rows is not None and problem.G is not None:
-        R = R + jnp.einsum("kij,kil->kjl", problem.G, on.rows[:, :, None] * problem.G, precision=_HIGHEST)
-    R = R if on.inputs is None else R + jax.vmap(jnp.diag)(on.inputs)
-    Q = Q if on.states is None else Q + jax.vmap(jnp.diag)(on.states)
-    free = ~fixed_inputs(problem)
-    return riccati.factorize(problem.A, problem.B, Q, R, problem.S, free, method.kernels)
-
-
 def _iterate(method: InteriorPoint, problem: LTVProblem, rows: Rows, state: _Iterate) -> _Iterate:
     """One predictor-corrector step."""
     slack, force, has = state.slack, state.force, _Sides(rows.below, rows.above)
@@ -198,7 +185,7 @@ def _iterate(method: InteriorPoint, problem: LTVProblem, rows: Rows, state: _Ite
     )
     soft = jax.tree.map(lambda s, z: s + delta * z, slack, force)
     rigid = jnp.where(rows.equal, 1 / jnp.where(rows.equal, delta, 1), 0)
-    factors = _factorize(method, problem, force.below / soft.below + force.above / soft.above + rigid)
+    factors = factorize(problem, force.below / soft.below + force.above / soft.above + rigid, method.kernels)
 
     def newton(complement: _Sides) -> tuple[Array, _Sides, _Sides, Array]:
         """The step with s dz + z ds = −complement and ds = −off − C (dx, du) + δ dz, dz eliminated."""

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from pimpc import riccati
 from pimpc.constraints import bounds, flatten, unflatten
-from pimpc.problem import LTVProblem, weigh
+from pimpc.problem import LTVProblem, as_matrices, weigh
 from pimpc.residuals import Multipliers, fixed_inputs, zero_multipliers
+from pimpc.riccati import Kernels
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -68,3 +70,15 @@ def pull(problem: LTVProblem, push: Float[Array, " M"]) -> tuple[Float[Array, "N
     if by.rows is not None and problem.G is not None:
         l_u = l_u + jnp.einsum("kij,ki->kj", problem.G, by.rows, precision=_HIGHEST)
     return (jnp.zeros_like(problem.x_ref) if by.states is None else by.states), l_u
+
+
+def factorize(problem: LTVProblem, D: Float[Array, " M"], kernels: Kernels = "auto") -> riccati.Factors:
+    """Factorizes the Hessian + Cᵀ D C."""
+    Q, R = as_matrices(problem.Q), as_matrices(problem.R)
+    on = unflatten(problem, D)
+    if on.rows is not None and problem.G is not None:
+        R = R + jnp.einsum("kij,kil->kjl", problem.G, on.rows[:, :, None] * problem.G, precision=_HIGHEST)
+    R = R if on.inputs is None else R + jax.vmap(jnp.diag)(on.inputs)
+    Q = Q if on.states is None else Q + jax.vmap(jnp.diag)(on.states)
+    free = ~fixed_inputs(problem)
+    return riccati.factorize(problem.A, problem.B, Q, R, problem.S, free, kernels)

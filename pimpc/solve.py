@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
+from pimpc.constraints import flatten
+from pimpc.derivatives import Optimum, attach
 from pimpc.interior_point import InteriorPoint
 from pimpc.method import Method, Outcome
 from pimpc.problem import LTVProblem, cost, mask_horizon, roll_out
@@ -40,23 +42,27 @@ def solve(problem: LTVProblem, method: Method | None = None, warm_start: PyTree 
 @functools.partial(jax.jit, static_argnames="method")
 def _solve(problem: LTVProblem, method: Method, warm_start: PyTree | None) -> Solution:
     problem = mask_horizon(problem)
-    sound = finite(problem)
-    cold = method.cold_start(problem)
+    # Neither the method nor the judgement of its answer is differentiated.
+    data, warm_start = jax.lax.stop_gradient((problem, warm_start))
+    sound = finite(data)
+    cold = method.cold_start(data)
     start = None if warm_start is None else _where(_all_finite(warm_start), warm_start, cold)
-    outcome = method.run(problem, start, sound)
+    outcome = method.run(data, start, sound)
     u = jnp.where(sound & jnp.all(jnp.isfinite(outcome.u)), outcome.u, jnp.nan)
-    x = roll_out(problem, u)
-    residuals = kkt_residuals(problem, x, u, outcome.multipliers)
+    x = roll_out(data, u)
+    residuals = kkt_residuals(data, x, u, outcome.multipliers)
     status = _status(sound, residuals, outcome, method.tolerance)
     keep = (status <= Status.MAX_ITERATIONS) & _all_finite(outcome.state)
+    plan = Optimum(x, u, cost(data, x, u))
+    plan, _ = attach(problem, plan, flatten(data, outcome.multipliers), status <= Status.SOLVED_INACCURATE)
     return Solution(
-        x=x,
-        u=u,
+        x=plan.x,
+        u=plan.u,
         status=status,
         iterations=outcome.iterations,
         primal_residual=residuals.primal,
         dual_residual=residuals.dual,
-        cost=cost(problem, x, u),
+        cost=plan.cost,
         warm_start=_where(keep, outcome.state, cold),
     )
 

@@ -22,6 +22,10 @@ def leaves(method, problem):
     return jax.tree.leaves((solution, pimpc.kkt_residuals(problem, solution.x, solution.u, bare)))
 
 
+def slope(method, problem):
+    return jax.grad(lambda x0: pimpc.solve(dataclasses.replace(problem, x0=x0), method).cost)(problem.x0)
+
+
 if __name__ == "__main__":
     batch, _ = recorded("walk_n10", jnp.float32, 2)
     problems = [jax.tree.map(lambda leaf: leaf[0], batch), random_problem(0, jnp.float32, full=True)]
@@ -29,6 +33,7 @@ if __name__ == "__main__":
     for method in (pimpc.InteriorPoint(), pimpc.InteriorPoint(early_stop=False), pimpc.PiADMM()):
         for problem in problems:
             jax.eval_shape(functools.partial(leaves, method), problem)
+            jax.eval_shape(functools.partial(slope, method), problem)
         jax.eval_shape(jax.vmap(functools.partial(leaves, method)), batch)
     for problem in (*problems, batch):
         pimpc.validate(problem)

@@ -321,12 +321,16 @@ def test_degenerate_walking_problems_are_solved():
         np.testing.assert_allclose(u, expected, atol=5e-3 * max(1.0, np.abs(expected).max()))
 
 
-def test_the_example_of_the_page_balances_its_poles(capsys):
+def test_the_examples_of_the_page_balance_their_poles(capsys):
     page = (Path(pimpc.__file__).parent / "README.md").read_text()
-    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL).group(1), {})
+    names = {}
+    for example in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(example, names)
     largest, message = capsys.readouterr().out.split(" ", 1)
     assert float(largest) < 0.01
     assert message.strip() == Status.SOLVED.message
+    closed = np.asarray(names["A"] + names["B"] @ names["feedback"])
+    assert np.all(np.abs(np.linalg.eigvals(closed)) < 1)
 
 
 def test_annotated_shapes_and_types_hold():
