@@ -26,18 +26,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pimpc import riccati
+from pimpc import interior_point_gpu, riccati
 from pimpc.centring import centre, energy, mismatch
 from pimpc.constraints import flatten, magnitudes, unflatten, values
 from pimpc.infeasibility import certifies, contradicts
 from pimpc.method import Method, Outcome
-from pimpc.problem import LTVProblem, input_rates, roll_out, weigh
+from pimpc.problem import LTVProblem, cost_slope, roll_out
 from pimpc.residuals import (
     Multipliers,
     complementarity_gap,
     cost_scale,
     fixed_inputs,
+    newton_steps,
     primal_residual,
+    smallest_input,
     zero_multipliers,
 )
 from pimpc.riccati import Kernels
@@ -91,7 +93,7 @@ class InteriorPoint(Method):
     proximal: float = 3e4  # 1/δ: largest stiffness of a row, relative to its natural one
     start: float = 0.3  # the first μ, relative to the energy of the unconstrained motion
     boundary: float = 0.99  # share of the way to the nearest bound that a step may go
-    kernels: Kernels = "auto"  # of the Riccati recursions
+    kernels: Kernels = "auto"  # for NVIDIA GPUs
 
     def cold_start(self, problem: LTVProblem) -> WarmStart:
         """Zero inputs (or the nearest within the bounds) and zero multipliers."""
@@ -101,33 +103,69 @@ class InteriorPoint(Method):
         """Iterates on one problem without a `horizon` until it is solved or the limit is reached."""
         rows = measure(problem)
         start = _start(self, problem, rows, state, runnable)
-        if self.early_stop:
-            end = jax.lax.while_loop(
-                lambda s: ~s.stop & (s.iteration < self.max_iterations),
-                lambda s: _iterate(self, problem, rows, s),
-                start,
-            )
-        else:
-            end = jax.lax.fori_loop(0, self.max_iterations, lambda _, s: _iterate(self, problem, rows, s), start)
+        fits = self.early_stop and interior_point_gpu.fits(problem)
+        end = riccati.choose(
+            self.kernels,
+            fits,
+            lambda: _by_kernels(self, problem, rows, start),
+            lambda: _by_xla(self, problem, rows, start),
+        )
         u = jnp.clip(end.u, problem.u_min, problem.u_max)
         multipliers = unflatten(problem, _total(end.force, end.equality))
         return Outcome(u, multipliers, end.iteration, end.infeasible, WarmStart(u, multipliers))
+
+
+def _by_xla(method: InteriorPoint, problem: LTVProblem, rows: Rows, start: _Iterate) -> _Iterate:
+    """All iterations, by any device."""
+
+    def turn(state: _Iterate) -> _Iterate:
+        return _iterate(method, problem, rows, state)
+
+    if not method.early_stop:
+        return jax.lax.fori_loop(0, method.max_iterations, lambda _, state: turn(state), start)
+    return jax.lax.while_loop(lambda s: ~s.stop & (s.iteration < method.max_iterations), turn, start)
+
+
+def _by_kernels(
+    method: InteriorPoint, problem: LTVProblem, rows: Rows, start: _Iterate, interpret: bool = False
+) -> _Iterate:
+    """All iterations, by the kernels for GPUs, which leave the search for a proof of infeasibility to the end."""
+    where = interior_point_gpu.Start(
+        x=start.x,
+        u=start.u,
+        slack=(start.slack.below, start.slack.above),
+        force=(start.force.below, start.force.above),
+        limit=(jnp.where(rows.below, rows.lower, -jnp.inf), jnp.where(rows.above, rows.upper, jnp.inf)),
+        delta=rows.compliance / method.proximal,
+        unbalanced=start.unbalanced,
+        smallest=smallest_input(problem, start.u),
+        running=~start.stop,
+    )
+    end = interior_point_gpu.run(problem, where, method.max_iterations, method.tolerance, method.boundary, interpret)
+    state = start._replace(u=end.u, slack=_Sides(*end.slack), force=_Sides(*end.force))
+    state = state._replace(iteration=end.iterations.astype(jnp.int32), x=roll_out(problem, end.u))
+    proven = certifies(problem, rows, state.x, state.u, _total(_Sides(*end.change), start.equality), start.size)
+    return state._replace(infeasible=start.infeasible | (proven & ~_solved(method, problem, state)))
 
 
 def _start(
     method: InteriorPoint, problem: LTVProblem, rows: Rows, state: WarmStart | None, runnable: Bool[Array, ""]
 ) -> _Iterate:
     """The unconstrained optimum, or a warm start that is nearer to the optimum, with centred slacks and forces."""
-    factors = factorize(problem, jnp.zeros_like(rows.lower), method.kernels)
     u = jnp.clip(jnp.zeros_like(problem.u_ref), problem.u_min, problem.u_max)
-    u = u + _descend(method, problem, factors, u, jnp.zeros_like(rows.lower))[0]
+    slopes = [cost_slope(problem, roll_out(problem, u), u)]
+    near, known = u, jnp.zeros_like(rows.lower)
+    if state is not None:
+        near = jnp.clip(state.u, problem.u_min, problem.u_max)
+        known = jnp.where(rows.below | rows.above | rows.equal, flatten(problem, state.multipliers), 0)
+        slopes.append(_slope(problem, roll_out(problem, near), near, known))
+    steps = newton_steps(problem, slopes, method.kernels)
+    u = u + steps[0].du
     size = jnp.max(jnp.abs(u), axis=0)
     dual, unbalanced = jnp.zeros_like(rows.lower), jnp.zeros((), u.dtype)
     error = method.start * energy(problem, rows, u)
     if state is not None:
-        near = jnp.clip(state.u, problem.u_min, problem.u_max)
-        known = jnp.where(rows.below | rows.above | rows.equal, flatten(problem, state.multipliers), 0)
-        _, excess = _descend(method, problem, factors, near, known)
+        excess = steps[1].saved
         distance = excess + mismatch(problem, rows, near, known)
         warm = jnp.any(known != 0) & (distance <= _TRUST * error)  # false for NaN
         u, dual = jnp.where(warm, near, u), jnp.where(warm, known, dual)
@@ -148,29 +186,14 @@ def _start(
     return _Iterate(x, u, slack, force, equality, size, unbalanced, zero, ~runnable | empty, empty)
 
 
-def _descend(
-    method: InteriorPoint, problem: LTVProblem, factors: riccati.Factors, u: Float[Array, "N nu"], dual: Array
-) -> tuple[Float[Array, "N nu"], Float[Array, ""]]:
-    """The way from u to the minimum of the Lagrangian with given multipliers, and by how much that lies lower."""
-    l_x, l_u = _slope(problem, roll_out(problem, u), u, dual)
-    return riccati.minimize(factors, l_x, l_u * ~fixed_inputs(problem), method.kernels)[1:]
-
-
 def _total(force: _Sides, equality: Array) -> Float[Array, " M"]:
     """Multipliers of the rows, positive at the upper bound."""
     return force.above - force.below + equality
 
 
-def _gradient(problem: LTVProblem, x: Array, u: Array) -> Slope:
-    """The derivatives of the cost with respect to x_{k+1} and u_k, the dynamics not eliminated."""
-    rate = weigh(problem.S, input_rates(problem, u))
-    rate_next = jnp.concatenate([rate[1:], jnp.zeros_like(rate[:1])])
-    return weigh(problem.Q, x[1:] - problem.x_ref), weigh(problem.R, u - problem.u_ref) + rate - rate_next
-
-
 def _slope(problem: LTVProblem, x: Array, u: Array, push: Float[Array, " M"]) -> Slope:
     """The derivatives of the cost plus Cᵀ push."""
-    return jax.tree.map(jnp.add, _gradient(problem, x, u), pull(problem, push))
+    return jax.tree.map(jnp.add, cost_slope(problem, x, u), pull(problem, push))
 
 
 def _iterate(method: InteriorPoint, problem: LTVProblem, rows: Rows, state: _Iterate) -> _Iterate:
@@ -185,14 +208,14 @@ def _iterate(method: InteriorPoint, problem: LTVProblem, rows: Rows, state: _Ite
     )
     soft = jax.tree.map(lambda s, z: s + delta * z, slack, force)
     rigid = jnp.where(rows.equal, 1 / jnp.where(rows.equal, delta, 1), 0)
-    factors = factorize(problem, force.below / soft.below + force.above / soft.above + rigid, method.kernels)
+    factors = factorize(problem, force.below / soft.below + force.above / soft.above + rigid)
 
     def newton(complement: _Sides) -> tuple[Array, _Sides, _Sides, Array]:
         """The step with s dz + z ds = −complement and ds = −off − C (dx, du) + δ dz, dz eliminated."""
         push = jax.tree.map(lambda z, c, r, d: z + (z * r - c) / d, force, complement, off, soft)
         miss = jnp.where(rows.equal, at - rows.upper, 0) * rigid
         l_x, l_u = _slope(problem, state.x, state.u, _total(push, state.equality + miss))
-        dx, du, _ = riccati.minimize(factors, l_x, l_u * free, method.kernels)
+        dx, du, _ = riccati.minimize(factors, l_x, l_u * free)
         moved = values(problem, jnp.concatenate([jnp.zeros_like(dx[:1]), dx]), du)
         toward = _Sides(-moved, moved)
         dz = jax.tree.map(lambda z, c, r, m, d: (z * (r + m) - c) / d, force, complement, off, toward, soft)

@@ -136,6 +136,15 @@ def input_rates(problem: LTVProblem, u: Float[Array, "N nu"]) -> Float[Array, "N
     return u - jnp.concatenate([problem.u_prev[None], u[:-1]])
 
 
+def cost_slope(
+    problem: LTVProblem, x: Float[Array, "T nx"], u: Float[Array, "N nu"]
+) -> tuple[Float[Array, "N nx"], Float[Array, "N nu"]]:
+    """The derivatives of the cost with respect to x_1 … x_N and to the inputs, the dynamics not eliminated."""
+    rate = weigh(problem.S, input_rates(problem, u))
+    rate_next = jnp.concatenate([rate[1:], jnp.zeros_like(rate[:1])])
+    return weigh(problem.Q, x[1:] - problem.x_ref), weigh(problem.R, u - problem.u_ref) + rate - rate_next
+
+
 def cost(problem: LTVProblem, x: Float[Array, "T nx"], u: Float[Array, "N nu"]) -> Float[Array, ""]:
     """The objective of states and inputs, in the units of the weights.
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pimpc import riccati
-from pimpc.problem import LTVProblem, as_matrices, cost, input_rates, mask_horizon, weigh
+from pimpc.problem import LTVProblem, cost, cost_slope, mask_horizon, weigh
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -103,29 +103,6 @@ def costates(A: Float[Array, "N nx nx"], slope: Float[Array, "N nx"]) -> Float[A
     return p
 
 
-def input_gradient(
-    problem: LTVProblem, x: Float[Array, "T nx"], u: Float[Array, "N nu"], states: Float[Array, "N nx"] | None = None
-) -> Float[Array, "N nu"]:
-    """The derivative of the cost with respect to the inputs, the dynamics eliminated.
-
-    Args:
-        problem: One problem without a `horizon`.
-        x: States x_0 … x_N, the roll-out of `u`.
-        u: Inputs.
-        states: Multipliers of the state bounds; their terms are then added.
-
-    Returns:
-        The gradient ∇J_k.
-    """
-    effort = weigh(problem.R, u - problem.u_ref)
-    rate = weigh(problem.S, input_rates(problem, u))
-    rate_next = jnp.concatenate([rate[1:], jnp.zeros_like(rate[:1])])
-    slope = weigh(problem.Q, x[1:] - problem.x_ref)
-    p = costates(problem.A, slope if states is None else slope + states)
-    tracking = jnp.einsum("kij,ki->kj", problem.B, p, precision=_HIGHEST)
-    return effort + rate - rate_next + tracking
-
-
 def _relative(value: Array, magnitudes: tuple[Array | None, ...], floor: Array | float = 0.0) -> Array:
     """Largest entry of `value`, each column against the largest finite magnitude of that column over the horizon."""
     scale = jnp.maximum(jnp.zeros(value.shape[-1:], value.dtype), floor)
@@ -135,7 +112,7 @@ def _relative(value: Array, magnitudes: tuple[Array | None, ...], floor: Array |
     return jnp.max(value / jnp.maximum(scale, jnp.finfo(value.dtype).tiny), initial=0)
 
 
-def _smallest_input(problem: LTVProblem, u: Float[Array, "N nu"]) -> Float[Array, ""]:
+def smallest_input(problem: LTVProblem, u: Float[Array, "N nu"]) -> Float[Array, ""]:
     """A hundredth of the largest input that the problem speaks of: below it, violations count as absolute."""
     spoken = u, problem.u_prev, problem.u_ref, problem.u_min, problem.u_max
     sizes = [jnp.max(jnp.where(jnp.isfinite(v), jnp.abs(v), 0)) for v in spoken if v is not None]
@@ -159,7 +136,7 @@ def primal_residual(problem: LTVProblem, x: Float[Array, "T nx"], u: Float[Array
     )
     defect = jnp.abs(x[1:] - sum(terms, jnp.zeros_like(problem.e)))
     worst = [_relative(defect, (x, *terms))]
-    least = _smallest_input(problem, u)
+    least = smallest_input(problem, u)
     if problem.G is not None and problem.h is not None:
         Gu = jnp.einsum("kij,kj->ki", problem.G, u, precision=_HIGHEST)
         reach = jnp.einsum("kij,kj->ki", jnp.abs(problem.G), jnp.maximum(jnp.abs(u), least), precision=_HIGHEST)
@@ -198,43 +175,32 @@ def _gap(multiplier: Array, value: Array, lower: Array | None, upper: Array | No
     return gap
 
 
-def lagrangian_gradient(
+def lagrangian_slope(
     problem: LTVProblem, x: Float[Array, "T nx"], u: Float[Array, "N nu"], multipliers: Multipliers
-) -> Float[Array, "N nu"]:
-    """The derivative of the Lagrangian with respect to the inputs, zero on fixed ones.
-
-    Args:
-        problem: One problem without a `horizon`.
-        x: States x_0 … x_N, the roll-out of `u`.
-        u: Inputs.
-        multipliers: Lagrange multipliers.
-
-    Returns:
-        The left-hand side of the first condition in the module's docstring.
-    """
-    gradient = input_gradient(problem, x, u, multipliers.states)
+) -> tuple[Float[Array, "N nx"], Float[Array, "N nu"]]:
+    """The derivatives of the Lagrangian with respect to x_1 … x_N and to the inputs, the dynamics not eliminated."""
+    l_x, l_u = cost_slope(problem, x, u)
+    if multipliers.states is not None:
+        l_x = l_x + multipliers.states
     if multipliers.rows is not None and problem.G is not None:
-        gradient += jnp.einsum("kij,ki->kj", problem.G, multipliers.rows, precision=_HIGHEST)
+        l_u = l_u + jnp.einsum("kij,ki->kj", problem.G, multipliers.rows, precision=_HIGHEST)
     if multipliers.inputs is not None:
-        gradient += multipliers.inputs
-    return jnp.where(fixed_inputs(problem), 0, gradient)
+        l_u = l_u + multipliers.inputs
+    return l_x, l_u
 
 
-def newton_decrement(problem: LTVProblem, gradient: Float[Array, "N nu"]) -> Float[Array, ""]:
-    """Half of gradientᵀ H⁻¹ gradient, H the Hessian of the cost on the inputs that are not fixed, in O(N) operations.
+def newton_steps(
+    problem: LTVProblem,
+    slopes: list[tuple[Float[Array, "N nx"], Float[Array, "N nu"]]],
+    kernels: riccati.Kernels = "auto",
+) -> list[riccati.Step]:
+    """For each slope, the Newton step along the dynamics without constraints, and the cost that it would save.
 
-    It is the cost that a Newton step without constraints would save.
-
-    Args:
-        problem: One problem without a `horizon`.
-        gradient: A gradient in the inputs, zero on fixed ones.
-
-    Returns:
-        The decrement, in the units of the cost; NaN if H is not positive definite.
+    The saving is ½ gᵀH⁻¹g with g the gradient in the inputs that are not fixed and H the Hessian of the cost in them,
+    in O(N) operations; NaN if H is not positive definite.
     """
-    Q, R = as_matrices(problem.Q), as_matrices(problem.R)
-    factors = riccati.factorize(problem.A, problem.B, Q, R, problem.S, ~fixed_inputs(problem))
-    return riccati.minimize(factors, jnp.zeros_like(problem.x_ref), gradient)[2]
+    free = ~fixed_inputs(problem)
+    return riccati.newton(problem.A, problem.B, problem.Q, problem.R, problem.S, free, slopes, kernels)
 
 
 def cost_scale(problem: LTVProblem, x: Float[Array, "T nx"], u: Float[Array, "N nu"]) -> Float[Array, ""]:
@@ -261,9 +227,9 @@ def kkt_residuals(
     """
     problem = mask_horizon(problem)
     scale = cost_scale(problem, x, u)
-    gradient = lagrangian_gradient(problem, x, u, multipliers)
+    [step] = newton_steps(problem, [lagrangian_slope(problem, x, u, multipliers)])
     return Residuals(
         primal_residual(problem, x, u),
-        newton_decrement(problem, gradient) / scale,
+        step.saved / scale,
         complementarity_gap(problem, x, u, multipliers) / scale,
     )

@@ -6,22 +6,22 @@
 The value of stage k is a quadratic in (dx_k, du_{k−1}). Its Hessian does not depend on l_x and l_u, so that one
 factorization serves several right-hand sides (Rao, Wright and Rawlings, Application of interior-point methods to model
 predictive control, 1998, section 3.2; here the previous input joins the state for the sake of S).
-
-There are two implementations: scans in plain XLA, and fused kernels for NVIDIA GPUs in float32.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pimpc import riccati_gpu, riccati_xla
+from pimpc import riccati_gpu
+from pimpc.batching import on_batches
 from pimpc.problem import as_matrices
 
 Kernels = Literal["auto", "xla", "pallas"]  # auto: pallas where it can run
 T = TypeVar("T")
+_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Factors(NamedTuple):
@@ -34,6 +34,85 @@ class Factors(NamedTuple):
     S: Float[Array, "N nu"] | Float[Array, "N nu nu"]
 
 
+class Step(NamedTuple):
+    """A minimizer, and by how much it lowers the objective from zero."""
+
+    dx: Float[Array, "N nx"]  # dx_1 … dx_N
+    du: Float[Array, "N nu"]
+    saved: Float[Array, ""]
+
+
+def newton(
+    A: Float[Array, "N nx nx"],
+    B: Float[Array, "N nx nu"],
+    Q: Float[Array, "N nx"] | Float[Array, "N nx nx"],
+    R: Float[Array, "N nu"] | Float[Array, "N nu nu"],
+    S: Float[Array, "N nu"] | Float[Array, "N nu nu"],
+    free: Bool[Array, "N nu"],
+    slopes: list[tuple[Float[Array, "N nx"], Float[Array, "N nu"]]],
+    kernels: Kernels = "auto",
+) -> list[Step]:
+    """Minimizers for linear terms (l_x, l_u); the kernels factorize for each of them anew.
+
+    Args:
+        A: State matrices.
+        B: Input matrices.
+        Q: Weights of the states dx_1 … dx_N, diagonals or matrices.
+        R: Weights of the inputs, likewise.
+        S: Weights of the input rates, likewise.
+        free: The inputs that may move.
+        slopes: Linear terms.
+        kernels: `"pallas"`: a kernel for NVIDIA GPUs, in float32, for diagonal weights and up to 32 inputs and states.
+
+    Returns:
+        A step for each; NaN if the problem is not strictly convex in the free inputs.
+    """
+
+    def xla() -> list[Step]:
+        factors = factorize(A, B, as_matrices(Q), as_matrices(R), S, free)
+        return [minimize(factors, l_x, jnp.where(free, l_u, 0)) for l_x, l_u in slopes]
+
+    def pallas() -> list[Step]:
+        on_gpu = on_batches(lambda data: riccati_gpu.newton(*data))
+        return [Step(*on_gpu((A, B, Q, R, S, free, *slope))) for slope in slopes]
+
+    return choose(kernels, riccati_gpu.fits(B, Q, R, S), pallas, xla)
+
+
+def choose(kernels: Kernels, fits: bool, pallas: Callable[[], T], xla: Callable[[], T]) -> T:
+    """Runs one of two implementations: by default the kernels, where they fit and where there is a GPU."""
+    if kernels == "pallas":
+        return pallas()
+    if kernels == "xla" or not fits or jax.default_backend() != "gpu":
+        return xla()
+    # A program traced on a machine with a GPU may still be compiled for its CPU.
+    return jax.lax.platform_dependent(cuda=pallas, default=xla)
+
+
+def _dot(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision=_HIGHEST)
+
+
+def _matrix(S: Array) -> Array:
+    return jnp.diag(S) if S.ndim == 1 else S
+
+
+def _scale(S: Array, v: Array) -> Array:
+    """S v, where S is a diagonal or a matrix and v a vector or a matrix."""
+    if S.ndim == 2:
+        return _dot(S, v)
+    return S * v if v.ndim == 1 else S[:, None] * v
+
+
+def inverse(K: Float[Array, "n n"], free: Bool[Array, " n"]) -> Float[Array, "n n"]:
+    """The inverse on the free rows and columns, zero on the others; NaN if K is not positive definite there."""
+    mask = free.astype(K.dtype)
+    unit = mask / jnp.sqrt(jnp.where(free, jnp.diag(K), 1))
+    factor = jnp.linalg.cholesky(K * unit[:, None] * unit + jnp.diag(1 - mask))
+    half = jax.lax.linalg.triangular_solve(factor, jnp.diag(unit), left_side=True, lower=True)
+    return _dot(half.T, half)
+
+
 def factorize(
     A: Float[Array, "N nx nx"],
     B: Float[Array, "N nx nu"],
@@ -41,7 +120,6 @@ def factorize(
     R: Float[Array, "N nu nu"],
     S: Float[Array, "N nu"] | Float[Array, "N nu nu"],
     free: Bool[Array, "N nu"],
-    kernels: Kernels = "auto",
 ) -> Factors:
     """The backward pass over the Hessians.
 
@@ -52,48 +130,50 @@ def factorize(
         R: Weights of the inputs.
         S: Weights of the input rates, diagonals or matrices.
         free: The inputs that may move.
-        kernels: Which implementation to use.
 
     Returns:
         What `minimize` needs; NaN if the problem is not strictly convex in the free inputs.
     """
-    W, cross = _choose(
-        B,
-        kernels,
-        lambda: riccati_xla.factorize(A, B, Q, R, S, free),
-        lambda: riccati_gpu.factorize(A, B, Q, R, as_matrices(S), free),
-    )
+    nx, nu = B.shape[1:]
+    AB = jnp.concatenate([A, B], axis=2)
+
+    def stage(value: tuple[Array, ...], data: tuple[Array, ...]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        P_xx, P_ux, P_uu = value  # of (dx_{k+1}, du_k), without Q_k and R_k
+        AB, Q, R, S, free = data
+        # Few products of a fair size: small ones cost their overhead.
+        P = _dot(jnp.concatenate([P_xx + Q, P_ux]), AB)
+        full = _dot(AB.T, P[:nx])
+        mixed = P[nx:, nx:]
+        W = inverse(full[nx:, nx:] + mixed + mixed.T + P_uu + R + _matrix(S), free)
+        cross = full[nx:, :nx] + P[nx:, :nx]
+        gain = _dot(W, cross)
+        WS = _scale(S, W).T
+        before = full[:nx, :nx] - _dot(cross.T, gain), _scale(S, gain), _matrix(S) - _scale(S, WS)
+        return before, (W, cross)
+
+    end = tuple(jnp.zeros(shape, B.dtype) for shape in ((nx, nx), (nu, nx), (nu, nu)))
+    _, (W, cross) = jax.lax.scan(stage, end, (AB, Q, R, S, free), reverse=True)
     return Factors(W, cross, A, B, S)
 
 
-def minimize(
-    factors: Factors, l_x: Float[Array, "N nx"], l_u: Float[Array, "N nu"], kernels: Kernels = "auto"
-) -> tuple[Float[Array, "N nx"], Float[Array, "N nu"], Float[Array, ""]]:
-    """The minimizer for linear terms l_x and l_u.
+def minimize(factors: Factors, l_x: Float[Array, "N nx"], l_u: Float[Array, "N nu"]) -> Step:
+    """The minimizer for linear terms l_x and l_u, the latter zero on inputs that are not free."""
+    nx, nu = factors.B.shape[1:]
 
-    Args:
-        factors: From `factorize`.
-        l_x: Slopes in the states dx_1 … dx_N.
-        l_u: Slopes in the inputs; zero on those that are not free.
-        kernels: Which implementation to use.
+    def backward(slope: tuple[Array, Array], data: tuple[Any, ...]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        (W, cross, A, B, S), l_x, l_u = data
+        p = slope[0] + l_x
+        g = l_u + _dot(p, B) + slope[1]
+        Wg = _dot(W, g)
+        return (_dot(p, A) - _dot(Wg, cross), _scale(S, Wg)), (Wg, 0.5 * jnp.sum(g * Wg))
 
-    Returns:
-        dx_1 … dx_N, du_0 … du_{N−1}, and by how much they lower the objective from zero.
-    """
-    full = factors._replace(S=as_matrices(factors.S))
-    return _choose(
-        factors.B,
-        kernels,
-        lambda: riccati_xla.minimize(*factors, l_x, l_u),
-        lambda: riccati_gpu.minimize(*full, l_x, l_u),
-    )
+    def forward(before: tuple[Array, Array], data: tuple[Any, ...]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        (W, cross, A, B, S), Wg = data
+        u = -Wg - _dot(W, _dot(cross, before[0]) - _scale(S, before[1]))
+        after = _dot(A, before[0]) + _dot(B, u), u
+        return after, after
 
-
-def _choose(B: Array, kernels: Kernels, xla: Callable[[], T], pallas: Callable[[], T]) -> T:
-    if kernels == "pallas":
-        return pallas()
-    fits = B.dtype == jnp.float32 and max(B.shape[1:]) <= riccati_gpu.LARGEST_TILE
-    if kernels == "xla" or not fits or jax.default_backend() != "gpu":
-        return xla()
-    # A program traced on a machine with a GPU may still be compiled for its CPU.
-    return jax.lax.platform_dependent(cuda=pallas, default=xla)
+    start = jnp.zeros(nx, l_u.dtype), jnp.zeros(nu, l_u.dtype)
+    _, (Wg, savings) = jax.lax.scan(backward, start, (tuple(factors), l_x, l_u), reverse=True)
+    _, (dx, du) = jax.lax.scan(forward, start, (tuple(factors), Wg))
+    return Step(dx, du, jnp.sum(savings))

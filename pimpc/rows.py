@@ -10,7 +10,6 @@ from pimpc import riccati
 from pimpc.constraints import bounds, flatten, unflatten
 from pimpc.problem import LTVProblem, as_matrices, weigh
 from pimpc.residuals import Multipliers, fixed_inputs, zero_multipliers
-from pimpc.riccati import Kernels
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -72,7 +71,7 @@ def pull(problem: LTVProblem, push: Float[Array, " M"]) -> tuple[Float[Array, "N
     return (jnp.zeros_like(problem.x_ref) if by.states is None else by.states), l_u
 
 
-def factorize(problem: LTVProblem, D: Float[Array, " M"], kernels: Kernels = "auto") -> riccati.Factors:
+def factorize(problem: LTVProblem, D: Float[Array, " M"]) -> riccati.Factors:
     """Factorizes the Hessian + Cᵀ D C."""
     Q, R = as_matrices(problem.Q), as_matrices(problem.R)
     on = unflatten(problem, D)
@@ -81,4 +80,4 @@ def factorize(problem: LTVProblem, D: Float[Array, " M"], kernels: Kernels = "au
     R = R if on.inputs is None else R + jax.vmap(jnp.diag)(on.inputs)
     Q = Q if on.states is None else Q + jax.vmap(jnp.diag)(on.states)
     free = ~fixed_inputs(problem)
-    return riccati.factorize(problem.A, problem.B, Q, R, problem.S, free, kernels)
+    return riccati.factorize(problem.A, problem.B, Q, R, problem.S, free)

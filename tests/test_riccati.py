@@ -1,4 +1,4 @@
-"""The Riccati recursions against dense linear algebra, and the GPU kernels (interpreted) against plain XLA."""
+"""The Riccati recursions against dense linear algebra."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mpc_problems import random_problem
 
-from pimpc import riccati, riccati_gpu
+from pimpc import riccati
 
 
 def stages(seed, dtype, full=True, N=5, nx=4, nu=3):
@@ -58,36 +58,17 @@ def test_minimizer_is_that_of_the_dense_problem(full):
     np.testing.assert_allclose(saved, -0.5 * gradient @ expected, rtol=1e-10)
 
 
-@pytest.mark.parametrize("full", [True, False])
-def test_kernels_do_what_xla_does(full):
-    problems = [stages(seed, np.float32, full) for seed in (0, 1)]
-    A, B, Q, R, S, free = (jnp.stack(parts) for parts in zip(*problems, strict=True))
-    matrices = S if full else jax.vmap(jax.vmap(jnp.diag))(S)
-    l_x, l_u = jax.vmap(slopes)(A, B, free)
-    factors = jax.vmap(riccati.factorize)(A, B, Q, R, S, free)
-    W, cross = jax.vmap(lambda *a: riccati_gpu.factorize(*a, interpret=True))(A, B, Q, R, matrices, free)
-    np.testing.assert_allclose(W, factors.inverse, atol=1e-5 * np.abs(W).max())
-    np.testing.assert_allclose(cross, factors.cross, atol=1e-5 * np.abs(cross).max())
-    expected = jax.vmap(riccati.minimize)(factors, l_x, l_u)
-    found = jax.vmap(lambda *a: riccati_gpu.minimize(*a, interpret=True))(W, cross, A, B, matrices, l_x, l_u)
-    for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
-
-
 def test_long_horizons_keep_float32_accurate():
-    """Rounding must not grow from stage to stage, in either implementation."""
+    """Rounding must not grow from stage to stage."""
     A, B, Q, R, S, free = stages(0, np.float32, N=60)
     A = 0.9 * jnp.asarray(A) / np.linalg.norm(A, ord=2, axis=(1, 2))[:, None, None] + 0.1 * np.eye(4, dtype=np.float32)
     with jax.enable_x64(True):
         exact = riccati.factorize(*(np.asarray(v, np.float64) for v in (A, B, Q, R, S)), free).inverse
     ours = riccati.factorize(A, B, Q, R, S, free).inverse
-    kernel, _ = riccati_gpu.factorize(A, B, Q, R, S, free, interpret=True)
-    for found in (ours, kernel):
-        np.testing.assert_allclose(found, exact, atol=2e-5 * np.abs(exact).max())
+    np.testing.assert_allclose(ours, exact, atol=2e-5 * np.abs(exact).max())
 
 
 def test_an_indefinite_hessian_gives_nan():
     A, B, Q, R, S, free = stages(0, np.float32)
     R = R - 1e3 * np.eye(3, dtype=np.float32)
     assert np.any(np.isnan(riccati.factorize(A, B, Q, R, S, free).inverse))
-    assert np.any(np.isnan(riccati_gpu.factorize(A, B, Q, R, S, free, interpret=True)[0]))

@@ -1,0 +1,40 @@
+"""Batches for what must see a whole batch at once."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+T = TypeVar("T")
+
+
+def on_batches(f: Callable[[Any], T]) -> Callable[[Any], T]:
+    """Makes a function of one problem out of one of a batch.
+
+    Args:
+        f: Takes and returns arrays with a batch axis in front.
+
+    Returns:
+        The same without the batch axis; however often `jax.vmap` surrounds it, it is one call of `f`.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def batch(argument: PyTree) -> T:
+        return f(argument)
+
+    @batch.def_vmap
+    def _(size: int, batched: list[PyTree], argument: PyTree) -> tuple[T, PyTree]:
+        argument = jax.tree.map(
+            lambda v, has: v if has else jnp.broadcast_to(v, (size, *v.shape)), argument, batched[0]
+        )
+        inner = jax.tree.leaves(argument)[0].shape[1]
+        folded = batch(jax.tree.map(lambda v: v.reshape(size * inner, *v.shape[2:]), argument))
+        result = jax.tree.map(lambda v: v.reshape(size, inner, *v.shape[1:]), folded)
+        return result, jax.tree.map(lambda _: True, result)
+
+    def single(argument: PyTree) -> T:
+        return jax.tree.map(lambda v: v[0], batch(jax.tree.map(lambda v: v[None], argument)))
+
+    return single

@@ -1,0 +1,211 @@
+"""The iterations of `pimpc.interior_point` on a GPU: what the kernels of `pimpc.interior_point_warp` work on."""
+
+import functools
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from pimpc import riccati_gpu
+from pimpc.batching import on_batches
+from pimpc.constraints import flatten, unflatten
+from pimpc.interior_point_tables import Shape, Status, Tables
+from pimpc.interior_point_warp import PASSES, while_running
+from pimpc.lanes import Lanes, Table, pack, unpack
+from pimpc.problem import LTVProblem
+from pimpc.residuals import Multipliers, fixed_inputs
+from pimpc.riccati_gpu import launch, width
+
+Flat = Float[Array, " M"]
+
+
+class Start(NamedTuple):
+    """Where the iterations start, for one problem, in the flat order of `pimpc.constraints`."""
+
+    x: Float[Array, "T nx"]
+    u: Float[Array, "N nu"]
+    slack: tuple[Flat, Flat]  # to the lower and to the upper bounds, 1 where there is none
+    force: tuple[Flat, Flat]  # 0 where there is no bound
+    limit: tuple[Flat, Flat]  # the bounds, infinite where there is none
+    delta: Flat
+    unbalanced: Float[Array, ""]
+    smallest: Float[Array, ""]  # input that counts
+    running: Bool[Array, ""]
+
+
+class End(NamedTuple):
+    """Where they ended."""
+
+    u: Float[Array, "N nu"]
+    slack: tuple[Flat, Flat]
+    force: tuple[Flat, Flat]
+    change: tuple[Flat, Flat]  # the last step of the forces
+    iterations: Float[Array, ""]
+
+
+class _Sides(NamedTuple):
+    """Numbers of all sides, stage by stage."""
+
+    below: Float[Array, "N nb"]
+    above: Float[Array, "N nb"]
+    rows: Float[Array, "N m"]
+
+
+class _Packed(NamedTuple):
+    """The kernel's arrays before their columns are filled up."""
+
+    BA: Float[Array, "N nx n"]
+    cost: Float[Array, "N 4 n"]
+    G: Float[Array, "N m nu"]
+    limit: _Sides
+    delta: _Sides
+    slack: _Sides
+    force: _Sides
+    point: Float[Array, "T n"]
+    at: Float[Array, "N m"]
+    status: Float[Array, " 7"]
+
+
+def fits(problem: LTVProblem) -> bool:
+    """Whether the kernels can take a problem, as far as its shapes and types tell.
+
+    States with bounds on both sides are left to XLA: where these coincide, they are equations.
+    """
+    equations = problem.x_min is not None and problem.x_max is not None
+    return riccati_gpu.fits(problem.B, problem.Q, problem.R, problem.S) and not equations
+
+
+def run(
+    problem: LTVProblem, start: Start, max_iterations: int, tolerance: float, boundary: float, interpret: bool = False
+) -> End:
+    """Iterates on one problem; batches by `jax.vmap`.
+
+    Args:
+        problem: The problem.
+        start: Where to start.
+        max_iterations: As in `InteriorPoint`.
+        tolerance: As in `InteriorPoint`.
+        boundary: As in `InteriorPoint`.
+        interpret: Run the kernel's operations one by one, on any device (for tests).
+
+    Returns:
+        The last iterate.
+    """
+    N, nx, nu = problem.B.shape
+    bounded = nu * (problem.u_min is not None or problem.u_max is not None)
+    bounded = nu + nx if problem.x_min is not None or problem.x_max is not None else bounded
+    G = jnp.zeros((N, 1, nu), problem.B.dtype) if problem.G is None else problem.G
+    none = jnp.zeros_like(problem.x_ref)
+
+    def sides(below: Flat, above: Flat, missing: float) -> _Sides:
+        parts = [unflatten(problem, flat) for flat in (below, above)]
+
+        def columns(part: Multipliers) -> Array:
+            inputs = jnp.full_like(problem.u_ref, missing) if part.inputs is None else part.inputs
+            both = inputs if part.states is None else jnp.concatenate([inputs, part.states], axis=1)
+            return both[:, :bounded]
+
+        rows = jnp.full(G.shape[:2], missing, G.dtype) if parts[1].rows is None else parts[1].rows
+        return _Sides(columns(parts[0]), columns(parts[1]), rows)
+
+    def flat(of: _Sides) -> tuple[Flat, Flat]:
+        def one(columns: Array, rows: Array) -> Flat:
+            inputs = None if problem.u_min is None and problem.u_max is None else columns[:, :nu]
+            states = None if bounded <= nu else columns[:, nu:]
+            return flatten(problem, Multipliers(None if problem.G is None else rows, inputs, states))
+
+        return one(of.below, jnp.zeros_like(of.rows)), one(of.above, of.rows)
+
+    limit = sides(-start.limit[0], start.limit[1], jnp.inf)
+    count = sum(jnp.sum(v < jnp.inf, dtype=G.dtype) for v in limit)
+    ahead = jnp.concatenate([problem.u_prev[None], start.u])
+    packed = _Packed(
+        BA=jnp.concatenate([problem.B, problem.A], axis=2),
+        cost=jnp.stack(
+            [
+                jnp.concatenate(both, axis=1)
+                for both in (
+                    (problem.R, problem.Q),
+                    (problem.u_ref, problem.x_ref),
+                    (problem.S, none),
+                    (1.0 - fixed_inputs(problem), none),
+                )
+            ],
+            axis=1,
+        ),
+        G=G,
+        limit=limit,
+        delta=sides(start.delta, start.delta, 0.0),
+        slack=sides(*start.slack, 1.0),
+        force=sides(*start.force, 0.0),
+        point=jnp.concatenate([ahead, start.x], axis=1),
+        at=jnp.einsum("kij,kj->ki", G, start.u, precision=jax.lax.Precision.HIGHEST),
+        status=jnp.stack([start.running, 0, start.unbalanced, jnp.maximum(count, 1), start.smallest, 0, 0]).astype(
+            G.dtype
+        ),
+    )
+    shape = Shape(nu, bounded, max_iterations, tolerance, boundary)
+    point, slack, force, change, iterations = on_batches(functools.partial(_run, shape, interpret))(packed)
+    return End(point[1:, :nu], flat(slack), flat(force), flat(change), iterations)
+
+
+def _run(shape: Shape, interpret: bool, packed: _Packed) -> tuple[Array, _Sides, _Sides, _Sides, Array]:
+    """Runs the kernels on a batch until all problems are finished."""
+    batch, N, _, n = packed.BA.shape
+    m = packed.G.shape[2]
+    lanes = Lanes(width(n, batch), interpret)
+    below, above, inputs = lanes.padded(shape.bounded), 2 * lanes.padded(shape.bounded), lanes.chunks(shape.nu)
+
+    def side_by_side(by: float, *of: _Sides) -> Array:
+        def line(sides: _Sides) -> Array:
+            parts = [jnp.pad(v, [(0, 0)] * 2 + [(0, below - shape.bounded)], constant_values=by) for v in sides[:2]]
+            return jnp.concatenate([*parts, sides.rows], axis=-1)
+
+        return jnp.stack([line(sides) for sides in of], axis=2)
+
+    def apart(joined: Array) -> _Sides:
+        joined = unpack(lanes, joined, batch, above + m)[:, :, 0]
+        parts = joined[..., : shape.bounded], joined[..., below : below + shape.bounded], joined[..., above:]
+        return _Sides(*parts)
+
+    tables = {
+        "BA": packed.BA,
+        "cost": packed.cost,
+        "G": packed.G,
+        "limit": side_by_side(jnp.inf, packed.limit),
+        "delta": side_by_side(0.0, packed.delta),
+        "slack": side_by_side(1.0, packed.slack),
+        "force": side_by_side(0.0, packed.force),
+        "point": packed.point[:, :, None],
+        "at": packed.at[:, :, None],
+        "status": jnp.broadcast_to(packed.status[:, None, :, None], (batch, 1, len(Status._fields), lanes.width)),
+    }
+    fills = {"limit": jnp.inf, "slack": 1.0}
+    tables = {name: pack(lanes, value, fills.get(name, 0.0)) for name, value in tables.items()}
+    sides, rows = tables["limit"].shape[3], tables["at"].shape[3]
+    tables["change"] = jnp.zeros_like(tables["limit"])
+    columns = lanes.chunks(n)
+    shapes = {"T": (N, n, columns), "t": (N, 1, inputs), "t_more": (N, 1, inputs), "change": (N, 1, sides)}
+    shapes |= {"move": (N, 1, columns), "climb": (N, 1, rows), "size": (1, 1, rows)}
+    carried = "point", "slack", "force", "at", "status", "change"
+
+    def iterate(state: dict[str, Array]) -> dict[str, Array]:
+        now = tables | state
+        for kernel, reads, updates, writes in PASSES:
+            names = reads + updates + writes
+
+            def on_tables(*of: Table, kernel: Any = kernel, names: tuple[str, ...] = names) -> None:
+                given = dict(zip(names, of, strict=True))
+                while_running(kernel)(shape, Tables(*(cast(Table, given.get(name)) for name in Tables._fields)))
+
+            arrays = [now[name] for name in reads], [now[name] for name in updates], [shapes[name] for name in writes]
+            results = launch(on_tables, lanes, f"interior_point_{kernel.__name__}", *arrays)
+            now |= dict(zip(updates + writes, results, strict=True))
+        return {name: now[name] for name in carried}
+
+    start = {name: tables[name] for name in carried}
+    end = jax.lax.while_loop(lambda state: jnp.any(state["status"][:, 0, 0] > 0), iterate, start)
+    point = unpack(lanes, end["point"], batch, n)[:, :, 0]
+    iterations = unpack(lanes, end["status"], batch, 1)[:, 0, 1, 0]
+    return point, apart(end["slack"]), apart(end["force"]), apart(end["change"]), iterations

@@ -1,0 +1,257 @@
+"""An iteration of `pimpc.interior_point` as GPU kernels, one for each pass over the stages (see `pimpc.lanes`).
+
+Back with the Hessians and the predictor's gradient, forth with its step, back with what the corrector's gradient adds,
+forth with the whole step, and once more to move and to measure. All bounds are treated alike as C (u_k, x_{k+1}) ≤
+limit: the lower bounds negated, the upper ones, the rows of G. Finished problems are skipped, a warp at a time.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jaxtyping import Array
+
+from pimpc.interior_point_tables import (
+    Shape,
+    Tables,
+    barrier_cells,
+    pull,
+    read_status,
+    sides,
+    values,
+    write_status,
+)
+from pimpc.lanes import WARP, Cells, Row, add, each_stage, load, store
+from pimpc.riccati_gpu import swept_cells
+from pimpc.riccati_warp import as_value, before_inputs, forward, linear_before, no_value, sweep
+
+
+def while_running(kernel: Callable[[Shape, Tables], None]) -> Callable[[Shape, Tables], None]:
+    """The kernel, skipped by warps whose problems are all finished."""
+
+    def skipping(shape: Shape, of: Tables) -> None:
+        # As integers: the hardware's own reduction, which is known to be the same in all lanes.
+        pl.when(jnp.max(read_status(of).running.astype(jnp.int32)) > 0)(lambda: kernel(shape, of))
+
+    return skipping
+
+
+def factorize(shape: Shape, of: Tables) -> None:
+    """Back over the stages: Hessians with the barrier's stiffness, and the predictor's gradient."""
+    lanes, nu, nx = of.BA.lanes, shape.nu, of.BA.rows
+    N = of.BA.stages
+
+    def stage(i: Any, carry: Any) -> Any:
+        k = of.BA.stages - 1 - i
+        value, next_rate = carry
+        here = [*of.cost.all_rows(k), *barrier_cells(of, k), of.at.row(k), of.point.row(k), of.point.row(k + 1)]
+        rows = load(lanes, [*here, *of.BA.all_rows(k), *of.G.all_rows(k)])
+        (weight, reference, rate, free), at, before, point = rows[:4], *rows[8:11]
+        BA, G = rows[11 : 11 + nx], rows[11 + nx :]
+        side = sides(shape, lanes, rows[4:6], rows[6:8], point, at)
+        stiffness = [z * y for z, y in zip(side.z, side.yields, strict=True)]
+        push = [z + d * (o - s) for z, d, o, s in zip(side.z, stiffness, side.off, side.s, strict=True)]
+        rates = [w * (a - b) for w, a, b in zip(rate, point, before, strict=True)]
+        slope = [w * (v - r) + a - b for w, v, r, a, b in zip(weight, point, reference, rates, next_rate, strict=True)]
+        slope = add(slope, pull(shape, lanes, push, G))
+        chunks = lanes.chunks(shape.bounded)
+        stiff = add(add(weight, rate), add(stiffness[:chunks], stiffness[chunks : 2 * chunks]))
+        force = [lanes.spread(stiffness[2 * chunks :], r) for r in range(len(G))]
+        M, m = before_inputs(lanes, nu, value, BA, stiff, slope, G, force)
+        M, m, saved = sweep(lanes, nu, M, m, free)
+        store(lanes, swept_cells(of.T, of.t, nu, k), [*M, m])
+        return as_value(lanes, nu, M, m, rate, saved), rates
+
+    zeros = [jnp.zeros(WARP, jnp.float32)] * lanes.chunks(nu + nx)
+    jax.lax.fori_loop(0, N, stage, (no_value(lanes, nu, nx), zeros))
+
+
+def predict(shape: Shape, of: Tables) -> None:
+    """Forth over the stages: the predictor's step, and the centre that it suggests."""
+    status = read_status(of)
+    reach, sums = _step(shape, of, status.centre, corrector=False)
+    reach = jnp.minimum(1.0, reach)
+    mu = sums[0] / status.count
+    ahead = (sums[0] + reach * (sums[1] + reach * sums[2])) / status.count
+    ratio = ahead / jnp.where(mu > 0, mu, 1.0)
+    write_status(of.status, status._replace(centre=mu * ratio * ratio * ratio))
+
+
+def step(shape: Shape, of: Tables) -> None:
+    """Forth over the stages: the whole step, and how much of it is to be taken."""
+    status = read_status(of)
+    reach, _ = _step(shape, of, status.centre, corrector=True)
+    share = jnp.where(status.running > 0, jnp.minimum(1.0, shape.boundary * reach), 0.0)
+    write_status(of.status, status._replace(step=share))
+
+
+def _step(shape: Shape, of: Tables, centre: Array, corrector: bool) -> tuple[Array, list[Array]]:
+    """The step, how often it fits before a bound, and the sums of s z, s dz + z ds, ds dz."""
+    lanes, nu, nx = of.BA.lanes, shape.nu, of.BA.rows
+    inputs, n = lanes.chunks(nu), nu + of.BA.rows
+
+    def cells(k: Any) -> list[Cells]:
+        here = [of.cost.row(k, 2), *barrier_cells(of, k), of.at.row(k), of.point.row(k + 1)]
+        here += [of.t.row(k), *of.T.all_rows(k, inputs), *of.BA.all_rows(k), *of.G.all_rows(k)]
+        return here + ([of.t_more.row(k), of.change.row(k)] if corrector else [])
+
+    def stage(k: Any, rows: list[Row], carry: Any) -> Any:
+        before, steepest, sums = carry
+        rate, at, point, t = rows[0], *rows[5:8]
+        T, BA, G, extra = rows[8 : 8 + n], rows[8 + n : 8 + n + nx], rows[8 + n + nx :], []
+        if corrector:
+            *G, t_more, extra = G
+            t = add(t, t_more)
+        side = sides(shape, lanes, rows[1:3], rows[3:5], point, at)
+        u, after = forward(lanes, nu, before, BA, T, t, rate)
+        climb = lanes.dots(G, u)
+        toward = values(shape, lanes, after, climb)
+        product = [s * z for s, z in zip(side.s, side.z, strict=True)]
+        aim = [p + e - centre for p, e in zip(product, extra, strict=True)] if corrector else product
+        dz, ds = [], []
+        for c, has in enumerate(side.has):
+            miss = side.off[c] + toward[c]
+            dz.append(jnp.where(has, (side.z[c] * miss - aim[c]) * side.yields[c], 0.0))
+            ds.append(jnp.where(has, side.delta[c] * dz[c] - miss, 0.0))
+            slope = jnp.maximum(-ds[c] / side.s[c], -dz[c] / jnp.where(has, side.z[c], 1.0))
+            steepest = jnp.maximum(steepest, slope)
+            sums = [
+                sums[0] + jnp.where(has, product[c], 0.0),
+                sums[1] + side.s[c] * dz[c] + side.z[c] * ds[c],
+                sums[2] + ds[c] * dz[c],
+            ]
+        if corrector:
+            store(lanes, [of.change.row(k), of.move.row(k), of.climb.row(k)], [dz, after, climb])
+        else:
+            store(lanes, [of.change.row(k)], [[a * b for a, b in zip(ds, dz, strict=True)]])
+        return after, steepest, sums
+
+    zero = jnp.zeros(WARP, jnp.float32)
+    start = [zero] * lanes.chunks(n), zero, [zero, zero, zero]
+    _, steepest, sums = each_stage(lanes, range(of.BA.stages), cells, stage, start)
+    return 1.0 / lanes.reduce(jnp.maximum, steepest), [lanes.reduce(jnp.add, v) for v in sums]
+
+
+def correct(shape: Shape, of: Tables) -> None:
+    """Back over the stages: what the second-order term and the centre add to the gradient, and the size of G u."""
+    lanes, nu, nx = of.BA.lanes, shape.nu, of.BA.rows
+    status = read_status(of)
+
+    def cells(k: Any) -> list[Cells]:
+        here = [of.cost.row(k, 2), *barrier_cells(of, k), of.change.row(k), of.point.row(k + 1)]
+        return [*here, *(of.T.row(k, r) for r in range(nu)), *of.BA.all_rows(k), *of.G.all_rows(k)]
+
+    def stage(k: Any, rows: list[Row], carry: tuple[Row, Row]) -> tuple[Row, Row]:
+        p, size = carry
+        rate, limit, delta, s, z, change, point = rows[:7]
+        T, BA, G = rows[7 : 7 + nu], rows[7 + nu : 7 + nu + nx], rows[7 + nu + nx :]
+        reach = [jnp.maximum(jnp.abs(v), status.least) for v in point]
+        reach = lanes.dots([[jnp.abs(v) for v in row] for row in G], reach)
+        each = zip(limit, delta, s, z, change, strict=True)
+        push = [jnp.where(b < jnp.inf, (status.centre - c) / (a + d * f), 0.0) for b, d, a, f, c in each]
+        p, t = linear_before(lanes, nu, p, BA, T, rate, pull(shape, lanes, push, G))
+        store(lanes, [of.t_more.row(k)], [t])
+        return p, [jnp.maximum(a, b) for a, b in zip(size, reach, strict=True)]
+
+    zero = jnp.zeros(WARP, jnp.float32)
+    start = [zero] * lanes.chunks(nu + nx), [zero] * of.size.chunks
+    _, size = each_stage(lanes, range(of.BA.stages - 1, -1, -1), cells, stage, start)
+    store(lanes, [of.size.row(0)], [size])
+
+
+class _Measures(NamedTuple):
+    """What the stages add to the measures of an iterate, lane by lane."""
+
+    gap: Array
+    cost: Array
+    terms: Array
+    excess: Row  # of each side, the largest so far
+    size: Row  # of what each side bounds
+
+
+def move(shape: Shape, of: Tables) -> None:
+    """Takes the step, and finds out whether the new iterate is good enough."""
+    lanes = of.cost.lanes
+    status = read_status(of)
+    step, least = status.step, status.least
+
+    def cells(k: Any) -> list[Cells]:
+        here = [*of.cost.all_rows(k), *barrier_cells(of, k), of.at.row(k), of.point.row(k + 1)]
+        return [*here, of.change.row(k), of.move.row(k), of.climb.row(k)]
+
+    def stage(k: Any, rows: list[Row], carry: tuple[Row, _Measures]) -> tuple[Row, _Measures]:
+        before, so_far = carry
+        (weight, reference, rate, _), at, point, dz, move, climb = rows[:4], *rows[8:13]
+        side = sides(shape, lanes, rows[4:6], rows[6:8], point, at)
+        toward = values(shape, lanes, move, climb)
+        ds = [
+            jnp.where(h, d * f - o - t, 0.0)
+            for h, d, f, o, t in zip(side.has, side.delta, dz, side.off, toward, strict=True)
+        ]
+
+        def moved(row: Row, by: Row) -> Row:
+            # A finished problem stays what it is, whatever its last lanes computed.
+            return [jnp.where(step > 0, v + step * d, v) for v, d in zip(row, by, strict=True)]
+
+        s, z, at, point = moved(side.s, ds), moved(side.z, dz), moved(at, climb), moved(point, move)
+        store(lanes, [of.slack.row(k), of.force.row(k), of.at.row(k), of.point.row(k + 1)], [s, z, at, point])
+        bounded = [jnp.maximum(jnp.abs(v), least) for v in point[: lanes.chunks(shape.bounded)]]
+        limit = rows[4]
+        gap, excess, size = so_far.gap, [], []
+        for c, (value, reach) in enumerate(
+            zip(values(shape, lanes, point, at), bounded + bounded + rows_size, strict=True)
+        ):
+            over = jnp.where(side.has[c], value - limit[c], 0.0)
+            gap = gap + z[c] * jnp.abs(over)
+            bound = jnp.where(side.has[c], jnp.abs(limit[c]), 0.0)
+            excess.append(jnp.maximum(so_far.excess[c], over))
+            size.append(jnp.maximum(so_far.size[c], jnp.maximum(reach, bound)))
+        cost, terms = so_far.cost, so_far.terms
+        for w, v, r, rw, b in zip(weight, point, reference, rate, before, strict=True):
+            cost = cost + 0.5 * (w * (v - r) * (v - r) + rw * (v - b) * (v - b))
+            terms = terms + w * (v * v + r * r)
+        return point, _Measures(gap, cost, terms, excess, size)
+
+    zero, count = jnp.zeros(WARP, jnp.float32), of.limit.chunks
+    first, rows_size = load(lanes, [of.point.row(0), of.size.row(0)])
+    start = first, _Measures(zero, zero, zero, [zero] * count, [zero] * count)
+    _, total = each_stage(lanes, range(of.cost.stages), cells, stage, start)
+    worst = zero
+    for excess, size in zip(total.excess, total.size, strict=True):
+        worst = jnp.maximum(worst, excess / jnp.maximum(size, 1e-30))
+    worst = lanes.reduce(jnp.maximum, worst)
+    gap, cost, terms = (lanes.reduce(jnp.add, v) for v in (total.gap, total.cost, total.terms))
+    scale = jnp.maximum(cost, 100 * jnp.finfo(jnp.float32).eps * terms + 1e-30)
+    unbalanced = (1 - step) * (1 - step) * status.unbalanced
+    good = ((gap + unbalanced) <= 0.5 * shape.tolerance * scale) & (worst <= 0.5 * shape.tolerance)
+    iterations = status.iterations + status.running
+    goes_on = ~good & ((scale + gap) < jnp.inf) & (iterations < shape.max_iterations)
+    running = jnp.where(goes_on, status.running, 0.0)
+    write_status(of.status, status._replace(running=running, iterations=iterations, unbalanced=unbalanced))
+
+
+class Pass(NamedTuple):
+    """A kernel and the names of its tables."""
+
+    kernel: Any
+    reads: tuple[str, ...]
+    updates: tuple[str, ...]
+    writes: tuple[str, ...]
+
+
+_BARRIER = ("limit", "delta", "slack", "force")
+_SIDES = (*_BARRIER, "at", "point")
+PASSES = (
+    Pass(factorize, ("BA", "cost", "G", *_SIDES, "status"), (), ("T", "t")),
+    Pass(predict, ("BA", "cost", "G", *_SIDES, "T", "t"), ("status",), ("change",)),
+    Pass(correct, ("BA", "cost", "G", *_BARRIER, "point", "change", "T", "status"), (), ("t_more", "size")),
+    Pass(step, ("BA", "cost", "G", *_SIDES, "T", "t", "t_more"), ("status", "change"), ("move", "climb")),
+    Pass(
+        move,
+        ("cost", "limit", "delta", "change", "move", "climb", "size"),
+        ("slack", "force", "at", "point", "status"),
+        (),
+    ),
+)
