@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 import pimpc
 from experiments.solver_problems import ProblemSet, select
 from pimpc.problem import cost, roll_out
-from pimpc.residuals import Multipliers, primal_residual, zero_multipliers
+from pimpc.residuals import Multipliers, zero_multipliers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ def measure(problems: ProblemSet, answer: Answer) -> dict[str, float | int | Non
     optimum, best = problems.u_opt[answer.instances], problems.cost_opt[answer.instances]
     size = np.abs(optimum).max(axis=(1, 2))
     error = _finite(np.abs(answer.u - optimum).max(axis=(1, 2)) / size)
-    primal, dual, total = _residuals(chosen, answer)
+    primal, dual, total = _residuals(problems, answer)
     quality = {"primal": primal, "input_error": error, "cost_excess": _finite((total - best) / np.abs(best))}
     result: dict[str, float | int | None] = {"kkt_median": None, "kkt_worst": None}
     if dual is not None:
@@ -69,24 +69,31 @@ def _finite(values: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(values), np.inf, values)
 
 
-def _residuals(problem: pimpc.LTVProblem, answer: Answer) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+def _residuals(problems: ProblemSet, answer: Answer) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     """Primal residuals, dual residuals if there are multipliers, and costs."""
+    some = len(answer.instances)
+    padding = np.resize(np.arange(some), problems.count)  # one shape for all answers, which is compiled once
     with jax.enable_x64(True):
-        batch = jax.tree.map(jnp.asarray, problem)
-        u = jnp.asarray(answer.u, jnp.float64)
-
-        def judge(p: pimpc.LTVProblem, u: jax.Array, force: Multipliers) -> tuple[jax.Array, ...]:
-            x = roll_out(p, u)
-            return primal_residual(p, x, u), pimpc.kkt_residuals(p, x, u, force).dual, cost(p, x, u)
-
+        batch = jax.tree.map(jnp.asarray, select(problems.problem, answer.instances[padding]))
         force = jax.vmap(zero_multipliers)(batch)
         if answer.rows is not None:
             # Rounding may leave a multiplier of an inequality slightly negative, which would count as infinitely wrong.
-            force = dataclasses.replace(force, rows=jnp.maximum(jnp.asarray(answer.rows, jnp.float64), 0))
+            rows = np.maximum(answer.rows, 0)[padding]
+            force = dataclasses.replace(force, rows=jnp.asarray(rows, jnp.float64))
         if answer.inputs is not None:
-            force = dataclasses.replace(force, inputs=jnp.asarray(answer.inputs, jnp.float64))
-        primal, dual, total = (np.asarray(v) for v in jax.jit(jax.vmap(judge))(batch, u, force))
-    return _finite(primal), None if answer.rows is None else _finite(dual), _finite(total)
+            force = dataclasses.replace(force, inputs=jnp.asarray(answer.inputs[padding], jnp.float64))
+        judged = _judge(batch, jnp.asarray(answer.u[padding], jnp.float64), force)
+        primal, dual, total = (_finite(np.asarray(v)[:some]) for v in judged)
+    return primal, None if answer.rows is None else dual, total
+
+
+@jax.jit
+@jax.vmap
+def _judge(problem: pimpc.LTVProblem, u: jax.Array, force: Multipliers) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The residuals and the cost of the rolled-out inputs of one problem."""
+    x = roll_out(problem, u)
+    residuals = pimpc.kkt_residuals(problem, x, u, force)
+    return residuals.primal, residuals.dual, cost(problem, x, u)
 
 
 def _violations(problem: pimpc.LTVProblem, u: np.ndarray) -> np.ndarray:

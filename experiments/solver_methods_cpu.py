@@ -46,7 +46,7 @@ class OSQP:
     @staticmethod
     def sweep() -> tuple[Setting, ...]:
         """Tolerances, each with and without polishing where that pays."""
-        return (*_sweep(1e-3, 1e-5, 1e-7), *_sweep(1e-3, 1e-5, polishing=True))
+        return (*_sweep(1e-3, 1e-5), *_sweep(1e-3, 1e-5, polishing=True))
 
     def convert(self, program: SparseProgram) -> dict[str, Any]:
         """All constraints as lower ≤ C z ≤ upper."""

@@ -24,7 +24,7 @@ from experiments.solver_programs import make_stages, restore_inputs, sparse_prog
 DATA = Path(__file__).parents[1] / "tests" / "data"
 RECORDED = {10: "walk_n10", 50: "walk_n50"}
 REPEATED = 50  # the recorded horizon that others are made of
-AGREEMENT = 1e-6  # of the inputs of two independent solvers, relative to the largest input
+AGREEMENT = 1e-5  # with clarabel, relative to the largest input; at N = 400 it comes no closer than 3e-6
 
 
 @dataclasses.dataclass(frozen=True)
