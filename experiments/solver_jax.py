@@ -6,7 +6,7 @@ import abc
 import dataclasses
 import os
 import time
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +29,8 @@ class JaxMethod(abc.ABC):
 
     name: str
     package: str
-    interruptible: ClassVar[bool] = False
-    made_for_batches: ClassVar[bool] = False
+    interruptible = False
+    made_for_batches = False
 
     @abc.abstractmethod
     def settings(self, batch: int, backend: str) -> tuple[Setting, ...]:

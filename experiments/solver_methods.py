@@ -56,9 +56,20 @@ class TooLargeError(Exception):
 class Method(Protocol):
     """A solver as the benchmark sees it."""
 
-    name: str
-    package: str  # that must be installed, as it is imported
-    interruptible: bool  # whether a run can stop after some seconds, or else must be kept small beforehand
+    @property
+    def name(self) -> str:
+        """How tables and figures call it."""
+        ...
+
+    @property
+    def package(self) -> str:
+        """What must be installed, as it is imported."""
+        ...
+
+    @property
+    def interruptible(self) -> bool:
+        """Whether a run can stop after some seconds; it must be kept small beforehand if not."""
+        ...
 
     def settings(self, batch: int, backend: str) -> tuple[Setting, ...]:
         """The settings to measure at this batch size on this backend of JAX."""

@@ -17,7 +17,9 @@ from experiments.solver_programs import SparseProgram
 def _stacked(program: SparseProgram) -> tuple[sparse.csc_matrix, np.ndarray]:
     """Which variables have bounds, as rows of the identity and as a mask."""
     bounded = np.isfinite(program.upper)
-    return sparse.identity(len(bounded), format="csc")[bounded], bounded
+    columns = np.flatnonzero(bounded)
+    rows = np.arange(len(columns))
+    return sparse.csc_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(rows), len(bounded))), bounded
 
 
 def _spread(values: np.ndarray, bounded: np.ndarray) -> np.ndarray:

@@ -7,7 +7,6 @@ import dataclasses
 import importlib
 import warnings
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
@@ -24,6 +23,7 @@ from experiments.solver_programs import (
     make_stages,
     restore_inputs,
 )
+from pimpc.problem import roll_out
 from pimpc.riccati import Kernels
 
 
@@ -77,20 +77,16 @@ class OurPiADMM(JaxMethod):
         return problems.problem
 
     def solve(self, one: PyTree, setting: Setting) -> PyTree:
-        """Solves one problem."""
-        solution = pimpc.solve(one, self.method)
-        return solution.u, solution.status
+        """As `pimpc.solve` does, which would not return the multipliers."""
+        start = self.method.cold_start(one)
+        outcome = self.method.run(one, start, jnp.asarray(True))
+        residuals = pimpc.kkt_residuals(one, roll_out(one, outcome.u), outcome.u, outcome.multipliers)
+        solved = jnp.maximum(residuals.primal, residuals.dual) <= self.method.tolerance
+        return outcome.u, solved, outcome.multipliers
 
     def read(self, problems: ProblemSet, given: PyTree, found: PyTree, setting: Setting) -> Answer:
-        """Runs again for the multipliers, which a solution does not hold."""
-        u, status = found
-        batch = jax.tree.map(lambda v: jnp.asarray(v, u.dtype), select(given, slice(len(u))))
-
-        def multipliers(one: pimpc.LTVProblem) -> PyTree:
-            return self.method.run(one, self.method.cold_start(one), jnp.asarray(True)).multipliers
-
-        force = jax.tree.map(np.asarray, jax.jit(jax.vmap(multipliers))(batch))
-        solved = status == pimpc.Status.SOLVED
+        """Nothing is scaled."""
+        u, solved, force = found
         return Answer(np.arange(len(u)), np.asarray(u, float), solved, force.rows, force.inputs)
 
 
@@ -99,9 +95,10 @@ class CondensedMethod(JaxMethod):
 
     def data(self, problems: ProblemSet) -> PyTree:
         """The programs."""
-        (_, N, nx, nu), m = np.shape(problems.problem.B), np.shape(problems.problem.h)[-1]
+        stages = make_stages(problems.problem)
+        (_, N, nx, nu), m = stages.B.shape, stages.h.shape[2]
         demand_memory(problems.count * condensed_bytes(N, nx, nu, m), "condensing the problems")
-        programs = condensed_programs(make_stages(problems.problem))
+        programs = condensed_programs(stages)
         return {field.name: getattr(programs, field.name) for field in dataclasses.fields(CondensedPrograms)}
 
     @abc.abstractmethod

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -93,8 +94,9 @@ def _read(data: Path, name: str) -> tuple[pimpc.LTVProblem, dict[str, np.ndarray
         )
     with np.load(path) as file:
         arrays = {key: np.asarray(file[key], float) for key in file}
-    fields = [f.name for f in dataclasses.fields(pimpc.LTVProblem) if f.name in arrays]
-    return pimpc.LTVProblem(**{key: arrays[key] for key in fields}), arrays
+    names = {field.name for field in dataclasses.fields(pimpc.LTVProblem)}
+    fields: dict[str, Any] = {name: value for name, value in arrays.items() if name in names}
+    return pimpc.LTVProblem(**fields), arrays
 
 
 def repeat_in_time(problem: pimpc.LTVProblem, N: int) -> pimpc.LTVProblem:

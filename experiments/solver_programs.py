@@ -96,7 +96,7 @@ def make_stages(problem: pimpc.LTVProblem) -> Stages:
     )
 
 
-def restore_inputs(stages: Stages, index: int | np.ndarray, u: np.ndarray) -> np.ndarray:
+def restore_inputs(stages: Stages, index: int | slice | np.ndarray, u: np.ndarray) -> np.ndarray:
     """Inputs of the original problems from those that a solver returned."""
     return np.where(stages.fixed[index], stages.value[index], u)
 
@@ -127,7 +127,7 @@ class _Pattern:
     def __init__(self, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> None:
         first = np.arange(1, len(rows) + 1)  # from one: zeros could be dropped
         self._matrix = sparse.csc_matrix((first, (rows, columns)), shape=shape)
-        self._order = self._matrix.data - 1
+        self._order: np.ndarray = self._matrix.data - 1
 
     def fill(self, entries: np.ndarray) -> sparse.csc_matrix:
         """The matrix with these entries; zeros are kept."""
