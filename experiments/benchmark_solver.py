@@ -169,7 +169,7 @@ def _point(config: BenchmarkConfig, method: Method, setting: Setting, N: int, ba
     problems = load(N, config.data)
     point: Point = {"method": method.name, "setting": setting.label, "N": N, "batch": batch}
     point |= {"options": dict(setting.options), "origin": problems.origin, "date": datetime.date.today().isoformat()}
-    point |= {"skipped": "it did not come to a measurement"}
+    measurement: Point = {}
     size = batch if method.interruptible else pace.size(N, batch, config.budget_seconds)
     while True:
         try:
@@ -178,19 +178,18 @@ def _point(config: BenchmarkConfig, method: Method, setting: Setting, N: int, ba
             if not isinstance(error, TooLargeError) and "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             reason = str(error).splitlines()[0]
-            if "measured" in point:
-                return {**point, "note": reason}
+            if measurement:
+                return {**point, **measurement, "note": reason}
             if size <= PILOT:
                 return {**point, "skipped": reason}
             size = PILOT
             continue
-        point = {name: value for name, value in point.items() if name != "skipped"} | measurement
         pace.saw(N, run.problems, run.seconds)
         larger = batch if method.interruptible else pace.size(N, batch, config.budget_seconds)
         if larger <= size:
-            if point["measured"] < batch:
-                point["note"] = f"more than {config.budget_seconds:g} s for the whole batch"
-            return point
+            if measurement["measured"] < batch:
+                measurement["note"] = f"more than {config.budget_seconds:g} s for the whole batch"
+            return {**point, **measurement}
         size = larger
 
 

@@ -24,7 +24,7 @@ class JaxMethod(abc.ABC):
     """A solver that is a JAX function of one problem, and a batch by `jax.vmap`.
 
     On the CPU solvers that are not made for batches run by `jax.lax.map` instead, one problem after the other: under
-    `vmap` every branch is taken by every problem, and they were up to five hundred times slower.
+    `vmap` every branch is taken by every problem, and they were up to hundreds of times slower.
     """
 
     name: str
