@@ -50,7 +50,9 @@ def plot(path: Path) -> Path:
     axes[0].set_ylabel("time per problem [s]")
     _horizon_panel(axes[-1], points)
     handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9
+    )
     figure.suptitle("; ".join(sorted({_machine(environment) for environment in environments.values()})), fontsize=10)
     out = path.with_suffix(".png")
     figure.savefig(out, dpi=140)
@@ -80,14 +82,15 @@ def _fastest_cores(points: list[Point]) -> list[Point]:
 
 
 def _accuracy_panel(axis: Any, points: list[Point]) -> None:
-    """Time per problem over the error of the inputs: a line for each method through its settings."""
+    """Time per problem over the error of the inputs: a line for each method through its settings worth choosing."""
     _style(axis)
     for (method,), group in grouped(points, "method").items():
         color, marker = STYLES.get(method, ("black", "."))
         group = sorted(_fastest_cores(group), key=lambda point: -point["accuracy"]["input_error_median"])
-        x = [max(point["accuracy"]["input_error_median"], FLOOR) for point in group]
-        y = [point["seconds_per_problem"] for point in group]
-        axis.plot(x, y, color=color, marker=marker, markersize=6, linewidth=1.2, label=method)
+        places = [(max(p["accuracy"]["input_error_median"], FLOOR), p["seconds_per_problem"]) for p in group]
+        axis.plot(*zip(*places, strict=True), marker, color=color, markersize=6, label=method)
+        front = [(x, y) for x, y in places if not any(a <= x and b <= y and (a, b) != (x, y) for a, b in places)]
+        axis.plot(*zip(*front, strict=True), color=color, linewidth=1.2)
     axis.axvline(ACCURATE, color="black", linewidth=0.6, linestyle=":")
     axis.set_xlim(left=FLOOR / 2, right=2.0)
     axis.invert_xaxis()
@@ -112,4 +115,4 @@ def _horizon_panel(axis: Any, points: list[Point]) -> None:
     axis.minorticks_off()
     axis.set_xlabel("N")
     axis.set_ylabel("time per problem [s]")
-    axis.set_title(f"batch {batch}; hollow: median input error above {ACCURATE:g}", fontsize=10)
+    axis.set_title(f"batch {batch} (hollow: error > {ACCURATE:g})", fontsize=10)
