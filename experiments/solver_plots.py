@@ -7,7 +7,6 @@ from typing import Any
 
 from experiments.solver_records import (
     ACCURATE,
-    NEVER_WORSE,
     Point,
     accurate,
     grouped,
