@@ -1,0 +1,149 @@
+"""The solver benchmark: its measures of accuracy, its conversions, its records, and a toy run from end to end."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from experiments import benchmark_solver
+from experiments.benchmark_solver import BenchmarkConfig, Pace
+from experiments.solver_accuracy import Answer, measure
+from experiments.solver_methods_cpu import Clarabel
+from experiments.solver_methods_jax import OurInteriorPoint
+from experiments.solver_problems import load, repeat_in_time, select
+from experiments.solver_programs import condensed_programs, make_stages, restore_inputs, sparse_programs
+from experiments.solver_records import Records, load_points, table
+
+
+def test_the_recorded_optimum_is_accurate_and_a_perturbed_one_is_not():
+    problems = load(10)
+    everything, solved = np.arange(problems.count), np.ones(problems.count, bool)
+    right = measure(problems, Answer(everything, problems.u_opt, solved))
+    assert right["input_error_worst"] == 0.0
+    assert abs(right["cost_excess_worst"]) < 1e-9
+    assert right["primal_worst"] < 1e-9 and right["violation_worst"] < 1e-6
+    assert right["kkt_worst"] is None  # there were no multipliers
+    assert right["within_1e-3"] == right["solved_share"] == 1.0
+
+    u = problems.u_opt.copy()
+    u[3] *= 1.01
+    u[5] = np.nan
+    wrong = measure(problems, Answer(everything, u, solved))
+    assert wrong["input_error_median"] == 0.0
+    assert wrong["input_error_worst"] == wrong["cost_excess_worst"] == wrong["violation_worst"] == np.inf
+    alone = measure(problems, Answer(np.array([3]), u[3:4], solved[:1]))
+    assert alone["input_error_worst"] == pytest.approx(0.01)
+    assert alone["cost_excess_worst"] > 1e-5 or alone["violation_worst"] > 1.0
+    assert alone["within_1e-3"] == 0.0
+
+
+def test_the_sparse_program_is_the_problem():
+    problems = load(10)
+    chosen = np.array([7])
+    stages = make_stages(select(problems.problem, chosen))
+    (program,) = sparse_programs(stages)
+    solver = Clarabel({"tolerance": 1e-9})
+    given = solver.convert(program)
+    solver.setup(given)
+    found = solver.solve(given)
+    N, _, _, m = program.shape
+    u = restore_inputs(stages, 0, program.inputs(found.z))
+    answer = Answer(chosen, u[None], np.array([True]), found.rows.reshape(1, N, m), program.inputs(found.bounds)[None])
+    quality = measure(problems, answer)
+    assert quality["input_error_worst"] < 1e-6
+    assert quality["kkt_worst"] < 1e-8
+
+
+def test_the_condensed_program_has_the_same_optimum():
+    problems = load(10)
+    stages = make_stages(select(problems.problem, slice(4)))
+    programs = condensed_programs(stages)
+    np.testing.assert_allclose(programs.P.diagonal(axis1=1, axis2=2), 1.0)
+    z = problems.u_opt[:4].reshape(4, -1) / programs.unit
+    assert (np.einsum("bri,bi->br", programs.G, z) - programs.h).max() < 1e-6
+    slack = programs.h - np.einsum("bri,bi->br", programs.G, z)
+    slope = np.einsum("bij,bj->bi", programs.P, z) + programs.q
+    for i in range(4):  # the gradient is a combination of the active rows
+        active = programs.G[i][slack[i] < 1e-6]
+        rest = slope[i] - active.T @ np.linalg.lstsq(active.T, slope[i], rcond=None)[0]
+        assert np.abs(rest).max() < 1e-6
+
+
+def test_stages_repeat_in_time_and_the_reference_goes_on():
+    recorded = load(10).problem
+    longer = repeat_in_time(recorded, 25)
+    np.testing.assert_array_equal(longer.B[:, 10:20], recorded.B)
+    np.testing.assert_array_equal(longer.x_ref[:, :10], recorded.x_ref)
+    steps = np.diff(longer.x_ref, axis=1)
+    np.testing.assert_allclose(steps, np.broadcast_to(steps[:, :1], steps.shape), atol=1e-9)
+
+
+def test_a_pilot_comes_before_a_large_batch():
+    pace = Pace()
+    assert pace.size(10, 4096, budget=10.0) == 64
+    pace.saw(10, 64, 0.5)
+    assert pace.size(10, 4096, budget=10.0) == 1024
+    pace.saw(10, 1024, 0.6)
+    assert pace.size(10, 4096, budget=10.0) == 4096
+    assert pace.size(100, 1024, budget=10.0) == 1
+
+
+def test_missing_data_is_one_sentence(tmp_path, capsys):
+    arguments = ["--data", str(tmp_path), "--methods", "clarabel", "--batches", "1", "--out", str(tmp_path)]
+    assert benchmark_solver.main(arguments) == 2
+    assert "There are no recorded problems at" in capsys.readouterr().err
+    assert benchmark_solver.main(["--methods", "simplex"]) == 2
+    assert "There is no method 'simplex'" in capsys.readouterr().err
+
+
+def test_a_new_point_replaces_only_its_own(tmp_path):
+    path = tmp_path / "benchmark_cpu.json"
+    old = {"method": "A", "setting": "1", "N": 10, "batch": 1, "seconds_per_problem": 1.0}
+    first = Records(path, {"cpu": "old"})
+    first.put(old)
+    first.put({**old, "method": "B"})
+    second = Records(path, {"cpu": "new"})
+    second.put({**old, "seconds_per_problem": 2.0})
+    environments, points = load_points(path)
+    assert {(p["method"], p["seconds_per_problem"]) for p in points} == {("A", 2.0), ("B", 1.0)}
+    machines = {p["method"]: environments[p["environment"]]["cpu"] for p in points}
+    assert machines == {"A": "new", "B": "old"}
+    second.put({**old, "method": "B"})
+    assert len(load_points(path)[0]) == 1  # nothing is left of the old machine
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="holds no results"):
+        Records(path, {})
+
+
+def test_a_toy_run_from_end_to_end(tmp_path, monkeypatch):
+    settings, sweep = OurInteriorPoint.settings, Clarabel.sweep()  # one of each is enough
+    monkeypatch.setattr(OurInteriorPoint, "settings", lambda *arguments: settings(*arguments)[2:3])
+    monkeypatch.setattr(Clarabel, "sweep", staticmethod(lambda: sweep[1:2]))
+    config = BenchmarkConfig(
+        methods=("InteriorPoint", "PiADMM", "clarabel"), batches=(2,), horizons=(10,), repeats=2, out=tmp_path
+    )
+    benchmark_solver.benchmark(config)
+    path = tmp_path / "benchmark_cpu.json"
+    content = json.loads(path.read_text())
+    points = {(p["method"], p["setting"]): p for p in content["points"]}
+    assert {name for name, _ in points} == {"InteriorPoint", "PiADMM", "Clarabel"}
+    for point in points.values():
+        assert point["measured"] == point["batch"] == 2 and point["N"] == 10
+        assert 0 < point["seconds_min"] <= point["seconds_median"]
+        assert point["seconds_per_problem"] == pytest.approx(point["seconds_median"] / 2)
+        assert content["environments"][point["environment"]]["versions"]["jax"]
+        assert point["accuracy"]["kkt_worst"] is not None
+        assert ("compile_seconds" in point) != ("setup_seconds" in point)
+    ours = points["InteriorPoint", "1e-05"]
+    assert ours["accuracy"]["kkt_worst"] < 2e-5 and ours["accuracy"]["solved_share"] == 1.0
+    assert ours["memory"]["argument_bytes"] > 0
+    exact = next(p for (name, _), p in points.items() if name == "Clarabel")
+    assert exact["accuracy"]["input_error_worst"] < 1e-2
+    assert path.with_suffix(".png").stat().st_size > 10_000
+    assert "InteriorPoint" in table(points.values())
+
+    again = dataclasses.replace(config, methods=("clarabel",), batches=(1,))
+    benchmark_solver.benchmark(again)
+    assert len(json.loads(path.read_text())["points"]) == len(points) + 1
