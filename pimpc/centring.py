@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from pimpc.constraints import magnitudes, values
-from pimpc.problem import LTVProblem, roll_out
+from pimpc.problem import LTVProblem
 from pimpc.rows import Rows
 
 
@@ -19,28 +19,30 @@ def stiffness(rows: Rows) -> Float[Array, " M"]:
     return jnp.where(rows.compliance > 0, 1 / jnp.where(rows.compliance > 0, rows.compliance, 1), 0)
 
 
-def energy(problem: LTVProblem, rows: Rows, u: Float[Array, "N nu"]) -> Float[Array, ""]:
+def energy(problem: LTVProblem, rows: Rows, x: Float[Array, "T nx"], u: Float[Array, "N nu"]) -> Float[Array, ""]:
     """What it takes to move every row as far as the plan reaches, or as its bound is away, in units of the cost."""
-    x = roll_out(problem, u)
     at = values(problem, x, u)
     outside = jnp.maximum(jnp.where(rows.below, rows.lower - at, 0), jnp.where(rows.above, at - rows.upper, 0))
     span = jnp.maximum(magnitudes(problem, x, u), outside)  # where the cost asks for nothing, the bounds say it
     return jnp.sum(jnp.where(rows.below | rows.above, stiffness(rows) * span**2, 0))
 
 
-def mismatch(problem: LTVProblem, rows: Rows, u: Float[Array, "N nu"], dual: Float[Array, " M"]) -> Float[Array, ""]:
+def mismatch(
+    problem: LTVProblem, rows: Rows, x: Float[Array, "T nx"], u: Float[Array, "N nu"], dual: Float[Array, " M"]
+) -> Float[Array, ""]:
     """The energy of what leaves its bounds, and the products of multiplier and slack inside them.
 
     Args:
         problem: One problem without a `horizon`.
         rows: Its rows.
+        x: States, the roll-out of u.
         u: Inputs.
         dual: Multipliers of the rows, positive at the upper bound.
 
     Returns:
         Units of the cost; zero if u is feasible and complementary to the multipliers.
     """
-    at = values(problem, roll_out(problem, u), u)
+    at = values(problem, x, u)
 
     def side(has: Array, distance: Array, force: Array) -> Array:
         product = distance * jnp.maximum(force, 0)

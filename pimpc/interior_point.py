@@ -142,8 +142,8 @@ def _by_kernels(
         running=~start.stop,
     )
     end = interior_point_gpu.run(problem, where, method.max_iterations, method.tolerance, method.boundary, interpret)
-    state = start._replace(u=end.u, slack=_Sides(*end.slack), force=_Sides(*end.force))
-    state = state._replace(iteration=end.iterations.astype(jnp.int32), x=roll_out(problem, end.u))
+    state = start._replace(x=end.x, u=end.u, slack=_Sides(*end.slack), force=_Sides(*end.force))
+    state = state._replace(iteration=end.iterations.astype(jnp.int32))
     proven = certifies(problem, rows, state.x, state.u, _total(_Sides(*end.change), start.equality), start.size)
     return state._replace(infeasible=start.infeasible | (proven & ~_solved(method, problem, state)))
 
@@ -153,25 +153,26 @@ def _start(
 ) -> _Iterate:
     """The unconstrained optimum, or a warm start that is nearer to the optimum, with centred slacks and forces."""
     u = jnp.clip(jnp.zeros_like(problem.u_ref), problem.u_min, problem.u_max)
-    slopes = [cost_slope(problem, roll_out(problem, u), u)]
-    near, known = u, jnp.zeros_like(rows.lower)
+    x = roll_out(problem, u)
+    slopes, near, known = [cost_slope(problem, x, u)], (x, u), jnp.zeros_like(rows.lower)
     if state is not None:
-        near = jnp.clip(state.u, problem.u_min, problem.u_max)
+        u_near = jnp.clip(state.u, problem.u_min, problem.u_max)
+        near = roll_out(problem, u_near), u_near
         known = jnp.where(rows.below | rows.above | rows.equal, flatten(problem, state.multipliers), 0)
-        slopes.append(_slope(problem, roll_out(problem, near), near, known))
+        slopes.append(_slope(problem, *near, known))
     steps = newton_steps(problem, slopes, method.kernels)
-    u = u + steps[0].du
+    x, u = x.at[1:].add(steps[0].dx), u + steps[0].du
     size = jnp.max(jnp.abs(u), axis=0)
     dual, unbalanced = jnp.zeros_like(rows.lower), jnp.zeros((), u.dtype)
-    error = method.start * energy(problem, rows, u)
+    error = method.start * energy(problem, rows, x, u)
     if state is not None:
         excess = steps[1].saved
-        distance = excess + mismatch(problem, rows, near, known)
+        distance = excess + mismatch(problem, rows, *near, known)
         warm = jnp.any(known != 0) & (distance <= _TRUST * error)  # false for NaN
-        u, dual = jnp.where(warm, near, u), jnp.where(warm, known, dual)
+        x, u = (jnp.where(warm, known_one, own) for known_one, own in zip(near, (x, u), strict=True))
+        dual = jnp.where(warm, known, dual)
         unbalanced, error = jnp.where(warm, excess, unbalanced), jnp.where(warm, distance, error)
 
-    x = roll_out(problem, u)
     at = values(problem, x, u)
     mu = jnp.maximum(error, 0.1 * method.tolerance * cost_scale(problem, x, u)) / rows.count + jnp.finfo(u.dtype).tiny
     below = centre(rows.below, at - rows.lower, -dual, mu, rows.compliance)

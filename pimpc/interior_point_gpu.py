@@ -37,6 +37,7 @@ class Start(NamedTuple):
 class End(NamedTuple):
     """Where they ended."""
 
+    x: Float[Array, "T nx"]
     u: Float[Array, "N nu"]
     slack: tuple[Flat, Flat]
     force: tuple[Flat, Flat]
@@ -147,7 +148,7 @@ def run(
     )
     shape = Shape(nu, bounded, max_iterations, tolerance, boundary)
     point, slack, force, change, iterations = on_batches(functools.partial(_run, shape, interpret))(packed)
-    return End(point[1:, :nu], flat(slack), flat(force), flat(change), iterations)
+    return End(point[:, nu:], point[1:, :nu], flat(slack), flat(force), flat(change), iterations)
 
 
 def _run(shape: Shape, interpret: bool, packed: _Packed) -> tuple[Array, _Sides, _Sides, _Sides, Array]:
