@@ -54,7 +54,9 @@ def plot(path: Path) -> Path:
     for axis, batch in zip(axes, shown, strict=False):
         _accuracy_panel(axis, [point for point in by_batch[batch] if point["N"] == first])
         axis.set_title(f"N = {first}, batch {batch}", fontsize=10)
-        axis.sharey(axes[0])
+    limits = [axis.get_ylim() for axis in axes[:-1]]
+    for axis in axes[:-1]:
+        axis.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
     axes[0].set_ylabel("time per problem [s]")
     _horizon_panel(axes[-1], points)
     handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
