@@ -28,9 +28,8 @@ class Factors(NamedTuple):
     """What the backward pass over the Hessians leaves."""
 
     inverse: Float[Array, "N nu nu"]  # of the Hessian of each stage in its free inputs; zero elsewhere
-    cross: Float[Array, "N nu nx"]  # of the inputs with the state before
-    A: Float[Array, "N nx nx"]
-    B: Float[Array, "N nx nu"]
+    gain: Float[Array, "N nu nx"]  # by which they answer the state before
+    AB: Float[Array, "N nx n"]  # [A_k, B_k]
     S: Float[Array, "N nu"] | Float[Array, "N nu nu"]
 
 
@@ -109,8 +108,9 @@ def inverse(K: Float[Array, "n n"], free: Bool[Array, " n"]) -> Float[Array, "n 
     mask = free.astype(K.dtype)
     unit = mask / jnp.sqrt(jnp.where(free, jnp.diag(K), 1))
     factor = jnp.linalg.cholesky(K * unit[:, None] * unit + jnp.diag(1 - mask))
-    half = jax.lax.linalg.triangular_solve(factor, jnp.diag(unit), left_side=True, lower=True)
-    return _dot(half.T, half)
+    half = jax.lax.linalg.triangular_solve(factor, jnp.eye(len(K), dtype=K.dtype), left_side=True, lower=True)
+    whole = jax.lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True)
+    return 0.5 * unit[:, None] * (whole + whole.T) * unit
 
 
 def factorize(
@@ -136,44 +136,48 @@ def factorize(
     """
     nx, nu = B.shape[1:]
     AB = jnp.concatenate([A, B], axis=2)
+    BA = jnp.swapaxes(AB, 1, 2)  # once for all: a product with a transposed matrix takes a CPU twice the time
 
     def stage(value: tuple[Array, ...], data: tuple[Array, ...]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
         P_xx, P_ux, P_uu = value  # of (dx_{k+1}, du_k), without Q_k and R_k
-        AB, Q, R, S, free = data
+        AB, BA, Q, R, S, free = data
         # Few products of a fair size: small ones cost their overhead.
         P = _dot(jnp.concatenate([P_xx + Q, P_ux]), AB)
-        full = _dot(AB.T, P[:nx])
+        full = _dot(BA, P[:nx])
         mixed = P[nx:, nx:]
         W = inverse(full[nx:, nx:] + mixed + mixed.T + P_uu + R + _matrix(S), free)
         cross = full[nx:, :nx] + P[nx:, :nx]
         gain = _dot(W, cross)
         WS = _scale(S, W).T
         before = full[:nx, :nx] - _dot(cross.T, gain), _scale(S, gain), _matrix(S) - _scale(S, WS)
-        return before, (W, cross)
+        return before, (W, gain)
 
     end = tuple(jnp.zeros(shape, B.dtype) for shape in ((nx, nx), (nu, nx), (nu, nu)))
-    _, (W, cross) = jax.lax.scan(stage, end, (AB, Q, R, S, free), reverse=True)
-    return Factors(W, cross, A, B, S)
+    _, (W, gain) = jax.lax.scan(stage, end, (AB, BA, Q, R, S, free), reverse=True)
+    return Factors(W, gain, AB, S)
 
 
 def minimize(factors: Factors, l_x: Float[Array, "N nx"], l_u: Float[Array, "N nu"]) -> Step:
     """The minimizer for linear terms l_x and l_u, the latter zero on inputs that are not free."""
-    nx, nu = factors.B.shape[1:]
+    nu, nx = factors.gain.shape[1:]
+    both = jnp.concatenate([factors.gain, factors.inverse], axis=2)
+    stages = both, factors.AB, factors.S
 
     def backward(slope: tuple[Array, Array], data: tuple[Any, ...]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-        (W, cross, A, B, S), l_x, l_u = data
-        p = slope[0] + l_x
-        g = l_u + _dot(p, B) + slope[1]
-        Wg = _dot(W, g)
-        return (_dot(p, A) - _dot(Wg, cross), _scale(S, Wg)), (Wg, 0.5 * jnp.sum(g * Wg))
+        (both, AB, S), l_x, l_u = data
+        pulled = _dot(slope[0] + l_x, AB)
+        g = l_u + pulled[nx:] + slope[1]
+        answer = _dot(g, both)  # (gainᵀ g, W g)
+        Wg = answer[nx:]
+        return (pulled[:nx] - answer[:nx], _scale(S, Wg)), (Wg, 0.5 * jnp.sum(g * Wg))
 
     def forward(before: tuple[Array, Array], data: tuple[Any, ...]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-        (W, cross, A, B, S), Wg = data
-        u = -Wg - _dot(W, _dot(cross, before[0]) - _scale(S, before[1]))
-        after = _dot(A, before[0]) + _dot(B, u), u
+        (both, AB, S), Wg = data
+        u = -Wg - _dot(both, jnp.concatenate([before[0], -_scale(S, before[1])]))
+        after = _dot(AB, jnp.concatenate([before[0], u])), u
         return after, after
 
     start = jnp.zeros(nx, l_u.dtype), jnp.zeros(nu, l_u.dtype)
-    _, (Wg, savings) = jax.lax.scan(backward, start, (tuple(factors), l_x, l_u), reverse=True)
-    _, (dx, du) = jax.lax.scan(forward, start, (tuple(factors), Wg))
+    _, (Wg, savings) = jax.lax.scan(backward, start, (stages, l_x, l_u), reverse=True)
+    _, (dx, du) = jax.lax.scan(forward, start, (stages, Wg))
     return Step(dx, du, jnp.sum(savings))

@@ -21,10 +21,12 @@ def recorded(name, dtype, count=None):
     return pimpc.LTVProblem(**{key: jnp.asarray(data[key], dtype) for key in fields}), data
 
 
-def random_problem(seed, dtype, N=6, nx=4, nu=3, m=5, state_bounds=True, full=False):
+def random_problem(seed, dtype, N=6, nx=4, nu=3, m=5, state_bounds=True, full=False, stable=False):
     """A feasible time-varying problem whose constraints matter."""
     rng = np.random.default_rng(seed)
     A = np.eye(nx) + 0.3 * rng.standard_normal((N, nx, nx))
+    if stable:  # so that the states of a long horizon stay small
+        A /= np.maximum(1, np.linalg.norm(A, ord=2, axis=(1, 2)))[:, None, None]
     B, e = rng.standard_normal((N, nx, nu)), 0.2 * rng.standard_normal((N, nx))
     x0, u_prev = rng.standard_normal(nx), rng.standard_normal(nu)
     inside = 0.3 * rng.standard_normal((N, nu))
