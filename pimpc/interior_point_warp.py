@@ -227,7 +227,7 @@ def move(shape: Shape, of: Tables) -> None:
     unbalanced = (1 - step) * (1 - step) * status.unbalanced
     good = ((gap + unbalanced) <= 0.5 * shape.tolerance * scale) & (worst <= 0.5 * shape.tolerance)
     iterations = status.iterations + status.running
-    goes_on = ~good & ((scale + gap) < jnp.inf) & (iterations < shape.max_iterations)
+    goes_on = ~good & ((scale + gap) < jnp.inf) & (step > 0) & (iterations < shape.max_iterations)
     running = jnp.where(goes_on, status.running, 0.0)
     write_status(of.status, status._replace(running=running, iterations=iterations, unbalanced=unbalanced))
 

@@ -79,8 +79,17 @@ def newton(
 
 
 def choose(kernels: Kernels, fits: bool, pallas: Callable[[], T], xla: Callable[[], T]) -> T:
-    """Runs one of two implementations: by default the kernels, where they fit and where there is a GPU."""
+    """Runs one of two implementations: by default the kernels, where they fit and where there is a GPU.
+
+    Raises:
+        ValueError: If the kernels are asked for and do not fit.
+    """
     if kernels == "pallas":
+        if not fits:
+            raise ValueError(
+                'kernels="pallas" needs float32, diagonal weights, at most 32 inputs and states together, states that '
+                'are bounded on one side at most, and early_stop; kernels="auto" takes every problem.'
+            )
         return pallas()
     if kernels == "xla" or not fits or jax.default_backend() != "gpu":
         return xla()

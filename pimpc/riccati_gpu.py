@@ -44,10 +44,18 @@ def launch(
 
     Returns:
         The updated arrays and the written ones, packed.
+
+    Raises:
+        ValueError: If the batch is too large for the kernels' 32-bit addresses.
     """
     inputs, warps = [*reads, *updates], reads[0].shape[0]
     shapes = [v.shape[1:4] for v in inputs] + list(writes)
     results = [(warps, *shape, WARP) for shape in shapes[len(reads) :]]
+    if max(math.prod(shape) for shape in shapes) * warps * WARP >= 2**31:
+        problems, stages = warps * lanes.problems, reads[0].shape[1]
+        raise ValueError(
+            f"A batch of {problems} problems with {stages} stages is too large for the GPU kernels; split it."
+        )
 
     def body(*refs: Any) -> None:
         # What is updated comes twice, as an input and as the output that shares its memory.

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from mpc_problems import random_problem
 
+import pimpc
 from pimpc import interior_point, interior_point_gpu, riccati, riccati_gpu
 from pimpc.batching import on_batches
 from pimpc.lanes import Lanes, pack, unpack
@@ -84,3 +85,14 @@ def test_iterations_are_those_of_xla(width, without, monkeypatch):
     scale = np.abs(theirs.u).max()
     np.testing.assert_allclose(ours.u, theirs.u, atol=3e-3 * scale)
     np.testing.assert_allclose(np.median(np.abs(ours.u - theirs.u)), 0, atol=1e-5 * scale)
+
+
+def test_problems_for_which_there_are_no_kernels_are_refused():
+    problem = random_problem(0, np.float32, N=3, nx=2, nu=2, full=True)
+    with pytest.raises(ValueError, match="needs float32, diagonal weights"):
+        pimpc.solve(problem, pimpc.InteriorPoint(kernels="pallas"))
+    count, N = 2**19, 400
+    matrices = [jax.ShapeDtypeStruct((count, N, 15, 15), np.float32)] * 2
+    rows = [jax.ShapeDtypeStruct((count, N, 15), kind) for kind in (*[np.float32] * 3, bool, *[np.float32] * 2)]
+    with pytest.raises(ValueError, match="too large for the GPU kernels: split"):
+        jax.eval_shape(lambda *data: riccati_gpu.newton(*data), *matrices, *rows)
