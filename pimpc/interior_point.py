@@ -145,7 +145,9 @@ def _by_kernels(
     state = start._replace(x=end.x, u=end.u, slack=_Sides(*end.slack), force=_Sides(*end.force))
     state = state._replace(iteration=end.iterations.astype(jnp.int32))
     proven = certifies(problem, rows, state.x, state.u, _total(_Sides(*end.change), start.equality), start.size)
-    return state._replace(infeasible=start.infeasible | (proven & ~_solved(method, problem, state)))
+    # Only those that never finished have made the last step, from which the proof comes.
+    unfinished = (end.iterations >= method.max_iterations) & ~_solved(method, problem, state)
+    return state._replace(infeasible=start.infeasible | (proven & unfinished))
 
 
 def _start(

@@ -96,3 +96,27 @@ def test_problems_for_which_there_are_no_kernels_are_refused():
     rows = [jax.ShapeDtypeStruct((count, N, 15), kind) for kind in (*[np.float32] * 3, bool, *[np.float32] * 2)]
     with pytest.raises(ValueError, match="too large for the GPU kernels: split"):
         jax.eval_shape(lambda *data: riccati_gpu.newton(*data), *matrices, *rows)
+
+
+def test_contradicting_bounds_are_infeasible_and_spoil_no_neighbour(monkeypatch):
+    """Three problems to a warp: a good one, one without a solution, and one that is not a number."""
+    monkeypatch.setattr(interior_point_gpu, "width", lambda columns, batch: 8)
+    p = dataclasses.replace(batch(3, N=3, nx=2, nu=2, m=2, state_bounds=False), x_min=None, x_max=None)
+    G = p.G.at[1].set(jnp.array([[1.0, 0.0], [-1.0, 0.0]]))
+    h = p.h.at[1].set(jnp.array([-1.0, -1.0])).at[1, 1].set(jnp.inf)  # u_0 ≤ −1 and u_0 ≥ 1 where it is not fixed
+    p = dataclasses.replace(p, G=G, h=h, x0=p.x0.at[2].set(jnp.nan))
+    free = p.u_min != p.u_max
+    p = dataclasses.replace(p, u_min=jnp.where(free, -5.0, p.u_min), u_max=jnp.where(free, 5.0, p.u_max))
+    method = interior_point.InteriorPoint(kernels="xla", max_iterations=20)
+
+    def solve(problem, runnable):
+        rows = measure(problem)
+        start = interior_point._start(method, problem, rows, None, runnable)
+        return interior_point._by_kernels(method, problem, rows, start, interpret=True)
+
+    end = jax.jit(jax.vmap(solve))(p, jnp.array([True, True, False]))
+    np.testing.assert_array_equal(end.infeasible, [False, True, False])
+    assert end.iteration[0] < end.iteration[1] == 20
+    assert end.iteration[2] == 0
+    alone = jax.jit(pimpc.solve, static_argnums=1)(jax.tree.map(lambda leaf: leaf[0], p), method)
+    np.testing.assert_allclose(end.u[0], alone.u, atol=1e-3)
