@@ -53,9 +53,7 @@ def launch(
     results = [(warps, *shape, WARP) for shape in shapes[len(reads) :]]
     if max(math.prod(shape) for shape in shapes) * warps * WARP >= 2**31:
         problems, stages = warps * lanes.problems, reads[0].shape[1]
-        raise ValueError(
-            f"A batch of {problems} problems with {stages} stages is too large for the GPU kernels; split it."
-        )
+        raise ValueError(f"{problems} problems of {stages} stages are too large for the GPU kernels: split the batch.")
 
     def body(*refs: Any) -> None:
         # What is updated comes twice, as an input and as the output that shares its memory.
