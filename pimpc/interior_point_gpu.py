@@ -93,62 +93,65 @@ def run(
     Returns:
         The last iterate.
     """
-    N, nx, nu = problem.B.shape
+    nx, nu = problem.B.shape[1:]
     bounded = nu * (problem.u_min is not None or problem.u_max is not None)
     bounded = nu + nx if problem.x_min is not None or problem.x_max is not None else bounded
-    G = jnp.zeros((N, 1, nu), problem.B.dtype) if problem.G is None else problem.G
+    shape = Shape(nu, bounded, max_iterations, tolerance, boundary)
+    work = on_batches(functools.partial(_run, shape, interpret))
+    point, slack, force, change, iterations = work(_pack(problem, shape, start))
+    flat = functools.partial(_flat, problem, shape)
+    return End(point[:, nu:], point[1:, :nu], flat(slack), flat(force), flat(change), iterations)
+
+
+def _sides(problem: LTVProblem, shape: Shape, below: Flat, above: Flat, missing: float) -> _Sides:
+    """Numbers of the lower and of the upper bounds, from the flat order."""
+    parts = [unflatten(problem, flat) for flat in (below, above)]
+
+    def columns(part: Multipliers) -> Array:
+        inputs = jnp.full_like(problem.u_ref, missing) if part.inputs is None else part.inputs
+        both = inputs if part.states is None else jnp.concatenate([inputs, part.states], axis=1)
+        return both[:, : shape.bounded]
+
+    none = jnp.full(
+        (problem.u_ref.shape[0], 1), missing, problem.u_ref.dtype
+    )  # there is always one row, if only in vain
+    return _Sides(columns(parts[0]), columns(parts[1]), none if parts[1].rows is None else parts[1].rows)
+
+
+def _flat(problem: LTVProblem, shape: Shape, of: _Sides) -> tuple[Flat, Flat]:
+    """The inverse of `_sides`."""
+
+    def one(columns: Array, rows: Array) -> Flat:
+        inputs = None if problem.u_min is None and problem.u_max is None else columns[:, : shape.nu]
+        states = None if shape.bounded <= shape.nu else columns[:, shape.nu :]
+        return flatten(problem, Multipliers(None if problem.G is None else rows, inputs, states))
+
+    return one(of.below, jnp.zeros_like(of.rows)), one(of.above, of.rows)
+
+
+def _pack(problem: LTVProblem, shape: Shape, start: Start) -> _Packed:
+    """Puts a problem and its start side by side."""
     none = jnp.zeros_like(problem.x_ref)
-
-    def sides(below: Flat, above: Flat, missing: float) -> _Sides:
-        parts = [unflatten(problem, flat) for flat in (below, above)]
-
-        def columns(part: Multipliers) -> Array:
-            inputs = jnp.full_like(problem.u_ref, missing) if part.inputs is None else part.inputs
-            both = inputs if part.states is None else jnp.concatenate([inputs, part.states], axis=1)
-            return both[:, :bounded]
-
-        rows = jnp.full(G.shape[:2], missing, G.dtype) if parts[1].rows is None else parts[1].rows
-        return _Sides(columns(parts[0]), columns(parts[1]), rows)
-
-    def flat(of: _Sides) -> tuple[Flat, Flat]:
-        def one(columns: Array, rows: Array) -> Flat:
-            inputs = None if problem.u_min is None and problem.u_max is None else columns[:, :nu]
-            states = None if bounded <= nu else columns[:, nu:]
-            return flatten(problem, Multipliers(None if problem.G is None else rows, inputs, states))
-
-        return one(of.below, jnp.zeros_like(of.rows)), one(of.above, of.rows)
-
-    limit = sides(-start.limit[0], start.limit[1], jnp.inf)
+    G = jnp.zeros_like(problem.u_ref)[:, None] if problem.G is None else problem.G
+    limit = _sides(problem, shape, -start.limit[0], start.limit[1], jnp.inf)
     count = sum(jnp.sum(v < jnp.inf, dtype=G.dtype) for v in limit)
+    costs = [(problem.R, problem.Q), (problem.u_ref, problem.x_ref), (problem.S, none)]
+    costs = [jnp.concatenate(pair, axis=1) for pair in (*costs, (1.0 - fixed_inputs(problem), none))]
     ahead = jnp.concatenate([problem.u_prev[None], start.u])
-    packed = _Packed(
+    zero = jnp.zeros((), G.dtype)
+    status = Status(start.running, zero, start.unbalanced, jnp.maximum(count, 1), start.smallest, zero, zero)
+    return _Packed(
         BA=jnp.concatenate([problem.B, problem.A], axis=2),
-        cost=jnp.stack(
-            [
-                jnp.concatenate(both, axis=1)
-                for both in (
-                    (problem.R, problem.Q),
-                    (problem.u_ref, problem.x_ref),
-                    (problem.S, none),
-                    (1.0 - fixed_inputs(problem), none),
-                )
-            ],
-            axis=1,
-        ),
+        cost=jnp.stack(costs, axis=1),
         G=G,
         limit=limit,
-        delta=sides(start.delta, start.delta, 0.0),
-        slack=sides(*start.slack, 1.0),
-        force=sides(*start.force, 0.0),
+        delta=_sides(problem, shape, start.delta, start.delta, 0.0),
+        slack=_sides(problem, shape, *start.slack, 1.0),
+        force=_sides(problem, shape, *start.force, 0.0),
         point=jnp.concatenate([ahead, start.x], axis=1),
         at=jnp.einsum("kij,kj->ki", G, start.u, precision=jax.lax.Precision.HIGHEST),
-        status=jnp.stack([start.running, 0, start.unbalanced, jnp.maximum(count, 1), start.smallest, 0, 0]).astype(
-            G.dtype
-        ),
+        status=jnp.stack(status).astype(G.dtype),
     )
-    shape = Shape(nu, bounded, max_iterations, tolerance, boundary)
-    point, slack, force, change, iterations = on_batches(functools.partial(_run, shape, interpret))(packed)
-    return End(point[:, nu:], point[1:, :nu], flat(slack), flat(force), flat(change), iterations)
 
 
 def _run(shape: Shape, interpret: bool, packed: _Packed) -> tuple[Array, _Sides, _Sides, _Sides, Array]:

@@ -212,7 +212,11 @@ def cost_scale(problem: LTVProblem, x: Float[Array, "T nx"], u: Float[Array, "N 
 
 
 def kkt_residuals(
-    problem: LTVProblem, x: Float[Array, "T nx"], u: Float[Array, "N nu"], multipliers: Multipliers
+    problem: LTVProblem,
+    x: Float[Array, "T nx"],
+    u: Float[Array, "N nu"],
+    multipliers: Multipliers,
+    kernels: riccati.Kernels = "auto",
 ) -> Residuals:
     """Measures a plan and its multipliers against the optimality conditions, whoever computed them.
 
@@ -221,13 +225,14 @@ def kkt_residuals(
         x: States x_0 … x_N.
         u: Inputs u_0 … u_{N−1}.
         multipliers: Lagrange multipliers, for instance `solution.warm_start.multipliers`.
+        kernels: How to compute on an NVIDIA GPU, as in `InteriorPoint`.
 
     Returns:
         Relative residuals. The inputs are optimal if and only if all are zero.
     """
     problem = mask_horizon(problem)
     scale = cost_scale(problem, x, u)
-    [step] = newton_steps(problem, [lagrangian_slope(problem, x, u, multipliers)])
+    [step] = newton_steps(problem, [lagrangian_slope(problem, x, u, multipliers)], kernels)
     return Residuals(
         primal_residual(problem, x, u),
         step.saved / scale,

@@ -50,7 +50,8 @@ def _solve(problem: LTVProblem, method: Method, warm_start: PyTree | None) -> So
     outcome = method.run(data, start, sound)
     u = jnp.where(sound & jnp.all(jnp.isfinite(outcome.u)), outcome.u, jnp.nan)
     x = roll_out(data, u)
-    residuals = kkt_residuals(data, x, u, outcome.multipliers)
+    kernels = method.kernels if isinstance(method, InteriorPoint) else "auto"
+    residuals = kkt_residuals(data, x, u, outcome.multipliers, kernels)
     status = _status(sound, residuals, outcome, method.tolerance)
     keep = (status <= Status.MAX_ITERATIONS) & _all_finite(outcome.state)
     plan = Optimum(x, u, cost(data, x, u))
