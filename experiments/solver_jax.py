@@ -96,9 +96,11 @@ class JaxMethod(abc.ABC):
 
 def _with_deviation(answer: Answer, first: np.ndarray, instances: np.ndarray) -> Answer:
     """Adds how far the first output of each problem is from that of the same problem earlier in the batch."""
-    difference = np.abs(first - first[instances])
-    scale = np.abs(first).max(initial=0)
-    worst = float(np.nan_to_num(difference, nan=0.0).max(initial=0) / scale) if scale > 0 else 0.0
+    earlier = first[instances]
+    same = (first == earlier) | (np.isnan(first) & np.isnan(earlier))
+    difference = np.where(same, 0, np.abs(first - earlier))
+    scale = np.max(np.abs(first), where=np.isfinite(first), initial=0)
+    worst = float(np.nan_to_num(difference, nan=np.inf).max(initial=0) / max(scale, np.finfo(first.dtype).tiny))
     return dataclasses.replace(answer, repeat_deviation=worst)
 
 

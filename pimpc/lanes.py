@@ -236,7 +236,8 @@ def _apart(lanes: Lanes, access: Any, cells: list[Cells], rows: list[Row]) -> li
 
     For every access to memory, Triton's compiler looks at all operations that its address and its value are connected
     with, in cubic time. What goes through the arguments of a loop is not connected, if it changes in the loop; and
-    loops of many arguments are slow to analyse in turn.
+    loops of many arguments are slow to analyse in turn. The condition always holds, but the compiler learns that too
+    late to move the arrays' addresses out of the loops, where they would connect everything again.
     """
     if lanes.interpret:
         return access(cells, [cell.places for cell in cells], rows)
