@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, Bool, PyTree
 
 T = TypeVar("T")
 
@@ -38,3 +38,14 @@ def on_batches(f: Callable[[Any], T]) -> Callable[[Any], T]:
         return jax.tree.map(lambda v: v[0], batch(jax.tree.map(lambda v: v[None], argument)))
 
     return single
+
+
+def where_any(condition: Bool[Array, ""], f: Callable[[Any], Bool[Array, ""]], argument: PyTree) -> Bool[Array, ""]:
+    """`condition & f(argument)`; nothing is computed for a batch in which the condition holds nowhere."""
+
+    def batch(given: tuple[Array, PyTree]) -> Array:
+        conditions, arguments = given
+        found = jax.lax.cond(jnp.any(conditions), jax.vmap(f), lambda _: jnp.zeros(conditions.shape, bool), arguments)
+        return conditions & found
+
+    return on_batches(batch)((condition, argument))

@@ -40,8 +40,9 @@ def certifies(
     step, ahead = jnp.where(live, step, 0), jnp.where(live, ahead, 0)
     support = jnp.sum(jnp.abs(step) * ahead)
     size = jnp.sum(jnp.abs(step) * jnp.maximum(jnp.abs(at), jnp.abs(ahead)))
-    l_x, l_u = pull(problem, step)
-    pulled = l_u + jnp.einsum("kij,ki->kj", problem.B, costates(problem.A, l_x), precision=_HIGHEST)
+    l_x, pulled = pull(problem, step)
+    if problem.x_min is not None or problem.x_max is not None:
+        pulled = pulled + jnp.einsum("kij,ki->kj", problem.B, costates(problem.A, l_x), precision=_HIGHEST)
     radius = 1e3 * jnp.maximum(jnp.max(jnp.abs(u), axis=0), natural)
     reach = jnp.sum(jnp.where(fixed_inputs(problem), 0, jnp.abs(pulled)) * radius)
     return (support < 0) & (-support > reach) & (-support > 1e-3 * size)

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from pimpc import interior_point_gpu, riccati
+from pimpc.batching import where_any
 from pimpc.centring import centre, energy, mismatch
 from pimpc.constraints import flatten, magnitudes, unflatten, values
 from pimpc.infeasibility import certifies, contradicts
@@ -144,10 +145,16 @@ def _by_kernels(
     end = interior_point_gpu.run(problem, where, method.max_iterations, method.tolerance, method.boundary, interpret)
     state = start._replace(x=end.x, u=end.u, slack=_Sides(*end.slack), force=_Sides(*end.force))
     state = state._replace(iteration=end.iterations.astype(jnp.int32))
-    proven = certifies(problem, rows, state.x, state.u, _total(_Sides(*end.change), start.equality), start.size)
-    # Only those that never finished have made the last step, from which the proof comes.
-    unfinished = (end.iterations >= method.max_iterations) & ~_solved(method, problem, state)
-    return state._replace(infeasible=start.infeasible | (proven & unfinished))
+
+    def hopeless(given: tuple[LTVProblem, Rows, _Iterate, _Sides]) -> Bool[Array, ""]:
+        problem, rows, state, change = given
+        proven = certifies(problem, rows, state.x, state.u, _total(change, state.equality), state.size)
+        return proven & ~_solved(method, problem, state)
+
+    # Only those that never finished have made the last step, from which the proof comes; mostly there are none.
+    unfinished = end.iterations >= method.max_iterations
+    proven = where_any(unfinished, hopeless, (problem, rows, state, _Sides(*end.change)))
+    return state._replace(infeasible=start.infeasible | proven)
 
 
 def _start(

@@ -1,7 +1,7 @@
-"""The iterations of `pimpc.interior_point` on a GPU: what the kernels of `pimpc.interior_point_warp` work on."""
+"""The iterations of `pimpc.interior_point` on a GPU: what the kernel of `pimpc.interior_point_warp` works on."""
 
 import functools
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from pimpc import riccati_gpu
 from pimpc.batching import on_batches
 from pimpc.constraints import flatten, unflatten
 from pimpc.interior_point_tables import Shape, Status, Tables
-from pimpc.interior_point_warp import PASSES, while_running
+from pimpc.interior_point_warp import iterate
 from pimpc.lanes import Lanes, Table, pack, unpack
 from pimpc.problem import LTVProblem
 from pimpc.residuals import Multipliers, fixed_inputs
@@ -155,7 +155,7 @@ def _pack(problem: LTVProblem, shape: Shape, start: Start) -> _Packed:
 
 
 def _run(shape: Shape, interpret: bool, packed: _Packed) -> tuple[Array, _Sides, _Sides, _Sides, Array]:
-    """Runs the kernels on a batch until all problems are finished."""
+    """Runs the kernel on a batch until all problems are finished."""
     batch, N, _, n = packed.BA.shape
     m = packed.G.shape[2]
     lanes = Lanes(width(n, batch), interpret)
@@ -187,29 +187,20 @@ def _run(shape: Shape, interpret: bool, packed: _Packed) -> tuple[Array, _Sides,
     }
     fills = {"limit": jnp.inf, "slack": 1.0}
     tables = {name: pack(lanes, value, fills.get(name, 0.0)) for name, value in tables.items()}
-    sides, rows = tables["limit"].shape[3], tables["at"].shape[3]
     tables["change"] = jnp.zeros_like(tables["limit"])
     columns = lanes.chunks(n)
-    shapes = {"T": (N, n, columns), "t": (N, 1, inputs), "t_more": (N, 1, inputs), "change": (N, 1, sides)}
-    shapes |= {"move": (N, 1, columns), "climb": (N, 1, rows), "size": (1, 1, rows)}
-    carried = "point", "slack", "force", "at", "status", "change"
+    shapes = {"T": (N, shape.nu, columns), "t": (N, 1, inputs), "t_more": (N, 1, inputs)}
+    shapes |= {"move": (N, 1, columns), "climb": (N, 1, lanes.chunks(m)), "size": (1, 1, lanes.chunks(m))}
+    updates, writes = ("point", "slack", "force", "at", "status", "change"), tuple(shapes)
+    reads = tuple(name for name in tables if name not in updates)
+    names = reads + updates + writes
 
-    def iterate(state: dict[str, Array]) -> dict[str, Array]:
-        now = tables | state
-        for kernel, reads, updates, writes in PASSES:
-            names = reads + updates + writes
+    def on_tables(*of: Table) -> None:
+        given = dict(zip(names, of, strict=True))
+        iterate(shape, Tables(*(given[name] for name in Tables._fields)))
 
-            def on_tables(*of: Table, kernel: Any = kernel, names: tuple[str, ...] = names) -> None:
-                given = dict(zip(names, of, strict=True))
-                while_running(kernel)(shape, Tables(*(cast(Table, given.get(name)) for name in Tables._fields)))
-
-            arrays = [now[name] for name in reads], [now[name] for name in updates], [shapes[name] for name in writes]
-            results = launch(on_tables, lanes, f"interior_point_{kernel.__name__}", *arrays)
-            now |= dict(zip(updates + writes, results, strict=True))
-        return {name: now[name] for name in carried}
-
-    start = {name: tables[name] for name in carried}
-    end = jax.lax.while_loop(lambda state: jnp.any(state["status"][:, 0, 0] > 0), iterate, start)
+    arrays = [tables[name] for name in reads], [tables[name] for name in updates], list(shapes.values())
+    end = dict(zip(updates, launch(on_tables, lanes, "interior_point", *arrays), strict=False))
     point = unpack(lanes, end["point"], batch, n)[:, :, 0]
     iterations = unpack(lanes, end["status"], batch, 1)[:, 0, 1, 0]
     return point, apart(end["slack"]), apart(end["force"]), apart(end["change"]), iterations

@@ -1,16 +1,15 @@
-"""An iteration of `pimpc.interior_point` as GPU kernels, one for each pass over the stages (see `pimpc.lanes`).
+"""All iterations of `pimpc.interior_point` as one GPU kernel, in five passes over the stages each (see `pimpc.lanes`).
 
 Back with the Hessians and the predictor's gradient, forth with its step, back with what the corrector's gradient adds,
 forth with the whole step, and once more to move and to measure. All bounds are treated alike as C (u_k, x_{k+1}) ≤
-limit: the lower bounds negated, the upper ones, the rows of G. Finished problems are skipped, a warp at a time.
+limit: the lower bounds negated, the upper ones, the rows of G. A warp iterates until its last problem is finished.
 """
 
-from collections.abc import Callable
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
 from jaxtyping import Array
 
 from pimpc.interior_point_tables import (
@@ -24,18 +23,7 @@ from pimpc.interior_point_tables import (
     write_status,
 )
 from pimpc.lanes import WARP, Cells, Row, add, each_stage, load, store
-from pimpc.riccati_gpu import swept_cells
 from pimpc.riccati_warp import as_value, before_inputs, forward, linear_before, no_value, sweep
-
-
-def while_running(kernel: Callable[[Shape, Tables], None]) -> Callable[[Shape, Tables], None]:
-    """The kernel, skipped by warps whose problems are all finished."""
-
-    def skipping(shape: Shape, of: Tables) -> None:
-        # As integers: the hardware's own reduction, which is known to be the same in all lanes.
-        pl.when(jnp.max(read_status(of).running.astype(jnp.int32)) > 0)(lambda: kernel(shape, of))
-
-    return skipping
 
 
 def factorize(shape: Shape, of: Tables) -> None:
@@ -61,7 +49,7 @@ def factorize(shape: Shape, of: Tables) -> None:
         force = [lanes.spread(stiffness[2 * chunks :], r) for r in range(len(G))]
         M, m = before_inputs(lanes, nu, value, BA, stiff, slope, G, force)
         M, m, saved = sweep(lanes, nu, M, m, free)
-        store(lanes, swept_cells(of.T, of.t, nu, k), [*M, m])
+        store(lanes, [*of.T.all_rows(k), of.t.row(k)], [*M[:nu], m])
         return as_value(lanes, nu, M, m, rate, saved), rates
 
     zeros = [jnp.zeros(WARP, jnp.float32)] * lanes.chunks(nu + nx)
@@ -90,17 +78,16 @@ def step(shape: Shape, of: Tables) -> None:
 def _step(shape: Shape, of: Tables, centre: Array, corrector: bool) -> tuple[Array, list[Array]]:
     """The step, how often it fits before a bound, and the sums of s z, s dz + z ds, ds dz."""
     lanes, nu, nx = of.BA.lanes, shape.nu, of.BA.rows
-    inputs, n = lanes.chunks(nu), nu + of.BA.rows
 
     def cells(k: Any) -> list[Cells]:
         here = [of.cost.row(k, 2), *barrier_cells(of, k), of.at.row(k), of.point.row(k + 1)]
-        here += [of.t.row(k), *of.T.all_rows(k, inputs), *of.BA.all_rows(k), *of.G.all_rows(k)]
+        here += [of.t.row(k), *of.T.all_rows(k), *of.BA.all_rows(k), *of.G.all_rows(k)]
         return here + ([of.t_more.row(k), of.change.row(k)] if corrector else [])
 
     def stage(k: Any, rows: list[Row], carry: Any) -> Any:
         before, steepest, sums = carry
         rate, at, point, t = rows[0], *rows[5:8]
-        T, BA, G, extra = rows[8 : 8 + n], rows[8 + n : 8 + n + nx], rows[8 + n + nx :], []
+        T, BA, G, extra = rows[8 : 8 + nu], rows[8 + nu : 8 + nu + nx], rows[8 + nu + nx :], []
         if corrector:
             *G, t_more, extra = G
             t = add(t, t_more)
@@ -129,7 +116,7 @@ def _step(shape: Shape, of: Tables, centre: Array, corrector: bool) -> tuple[Arr
         return after, steepest, sums
 
     zero = jnp.zeros(WARP, jnp.float32)
-    start = [zero] * lanes.chunks(n), zero, [zero, zero, zero]
+    start = [zero] * lanes.chunks(nu + nx), zero, [zero, zero, zero]
     _, steepest, sums = each_stage(lanes, range(of.BA.stages), cells, stage, start)
     return 1.0 / lanes.reduce(jnp.maximum, steepest), [lanes.reduce(jnp.add, v) for v in sums]
 
@@ -141,7 +128,7 @@ def correct(shape: Shape, of: Tables) -> None:
 
     def cells(k: Any) -> list[Cells]:
         here = [of.cost.row(k, 2), *barrier_cells(of, k), of.change.row(k), of.point.row(k + 1)]
-        return [*here, *(of.T.row(k, r) for r in range(nu)), *of.BA.all_rows(k), *of.G.all_rows(k)]
+        return [*here, *of.T.all_rows(k), *of.BA.all_rows(k), *of.G.all_rows(k)]
 
     def stage(k: Any, rows: list[Row], carry: tuple[Row, Row]) -> tuple[Row, Row]:
         p, size = carry
@@ -232,26 +219,22 @@ def move(shape: Shape, of: Tables) -> None:
     write_status(of.status, status._replace(running=running, iterations=iterations, unbalanced=unbalanced))
 
 
-class Pass(NamedTuple):
-    """A kernel and the names of its tables."""
+def iterate(shape: Shape, of: Tables) -> None:
+    """Iterates until all problems of a warp are finished."""
 
-    kernel: Any
-    reads: tuple[str, ...]
-    updates: tuple[str, ...]
-    writes: tuple[str, ...]
+    def at(warp: Array) -> Tables:
+        return Tables(*(dataclasses.replace(table, warp=warp) for table in of))
 
+    def running(of: Tables) -> Array:
+        # As integers: the hardware's own reduction, which is known to be the same in all lanes.
+        return jnp.max(read_status(of).running.astype(jnp.int32))
 
-_BARRIER = ("limit", "delta", "slack", "force")
-_SIDES = (*_BARRIER, "at", "point")
-PASSES = (
-    Pass(factorize, ("BA", "cost", "G", *_SIDES, "status"), (), ("T", "t")),
-    Pass(predict, ("BA", "cost", "G", *_SIDES, "T", "t"), ("status",), ("change",)),
-    Pass(correct, ("BA", "cost", "G", *_BARRIER, "point", "change", "T", "status"), (), ("t_more", "size")),
-    Pass(step, ("BA", "cost", "G", *_SIDES, "T", "t", "t_more"), ("status", "change"), ("move", "climb")),
-    Pass(
-        move,
-        ("cost", "limit", "delta", "change", "move", "climb", "size"),
-        ("slack", "force", "at", "point", "status"),
-        (),
-    ),
-)
+    def turn(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        going, warp = carry
+        here = at(warp)
+        for kernel in (factorize, predict, correct, step, move):
+            kernel(shape, here)
+        # What looks as if it changed keeps the compiler from computing every address before the loop: too many to hold.
+        return running(here), warp + going // 2
+
+    jax.lax.while_loop(lambda carry: carry[0] > 0, turn, (running(of), of.BA.warp))

@@ -62,6 +62,12 @@ class Lanes:
             return jnp.repeat(value.reshape(self.problems, self.width)[:, lane], self.width)
         return _shuffle(value, "idx", lane, self.width)
 
+    def pick(self, value: Array, lane: Any) -> Array:
+        """The value of one lane of each problem, known only at run time, on all of its lanes."""
+        if self.interpret:
+            return jnp.repeat(value.reshape(self.problems, self.width)[:, lane], self.width)
+        return _shuffle(value, "idx", jnp.full(WARP, lane, jnp.int32), self.width)
+
     def across(self, value: Array, distance: int) -> Array:
         """The value of the lane whose number differs in the bit `distance`."""
         if self.interpret:
@@ -105,12 +111,13 @@ def _dot(row: Row, vector: Row) -> Array:
     return sum(products[1:], products[0])
 
 
-def _shuffle(value: Array, mode: str, source: int, width: int) -> Array:
+def _shuffle(value: Array, mode: str, source: int | Array, width: int) -> Array:
     segment = ((WARP - width) << 8) | (WARP - 1)
+    known = isinstance(source, int)
     [result] = triton.elementwise_inline_asm(
-        f"shfl.sync.{mode}.b32 $0, $1, {source}, {segment}, 0xffffffff;",
-        args=[value],
-        constraints="=f,f",
+        f"shfl.sync.{mode}.b32 $0, $1, {source if known else '$2'}, {segment}, 0xffffffff;",
+        args=[value] if known else [value, source],
+        constraints="=f,f" if known else "=f,f,r",
         pack=1,
         result_shape_dtypes=[jax.ShapeDtypeStruct(value.shape, value.dtype)],
     )
@@ -146,15 +153,15 @@ class Table:
     rows: int
     chunks: int
 
-    def row(self, stage: Any, row: int = 0, chunks: int | None = None) -> Cells:
-        """One row of a stage, or its first chunks."""
+    def row(self, stage: Any, row: int = 0) -> Cells:
+        """One row of a stage."""
         first = ((self.warp * self.stages + stage) * self.rows + row) * self.chunks * WARP
         places = first + jax.lax.iota(jnp.int32, WARP)
-        return Cells(self.ref, [places + chunk * WARP for chunk in range(self.chunks if chunks is None else chunks)])
+        return Cells(self.ref, [places + chunk * WARP for chunk in range(self.chunks)])
 
-    def all_rows(self, stage: Any, chunks: int | None = None) -> list[Cells]:
+    def all_rows(self, stage: Any) -> list[Cells]:
         """All rows of a stage."""
-        return [self.row(stage, row, chunks) for row in range(self.rows)]
+        return [self.row(stage, row) for row in range(self.rows)]
 
 
 def pack(lanes: Lanes, value: Array, by: float = 0.0) -> Array:

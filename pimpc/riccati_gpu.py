@@ -11,7 +11,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Bool, Float
 
-from pimpc.lanes import WARP, Cells, Lanes, Table, add, load, pack, store, unpack
+from pimpc.lanes import WARP, Lanes, Table, add, load, pack, store, unpack
 from pimpc.riccati_warp import as_value, before_inputs, forward, no_value, sweep
 
 
@@ -92,7 +92,7 @@ def newton(
     reads = [jnp.concatenate([B, A], axis=-1), *(jnp.concatenate(pair, axis=-1)[:, :, None] for pair in rows)]
     reads = [pack(lanes, v) for v in (*reads, free.astype(B.dtype)[:, :, None])]
     columns = lanes.chunks(nx + nu)
-    shapes = [(N, nx + nu, columns), (N, 1, lanes.chunks(nu)), (N, 1, columns), (1, 1, 1)]
+    shapes = [(N, nu, columns), (N, 1, lanes.chunks(nu)), (N, 1, columns), (1, 1, 1)]
     _, _, step, saved = launch(functools.partial(_newton, nu=nu), lanes, "riccati_newton", reads, [], shapes)
     step = unpack(lanes, step, batch, nx + nu)[:, :, 0]
     return step[..., nu:], step[..., :nu], unpack(lanes, saved, batch, 1)[:, 0, 0, 0]
@@ -120,25 +120,17 @@ def _newton(
         )
         M, m = before_inputs(lanes, nu, value, rows, add(own, S), linear, [], [])
         M, m, lower = sweep(lanes, nu, M, m, moves)
-        store(lanes, swept_cells(T, t, nu, k), [*M, m])
+        store(lanes, [*T.all_rows(k), t.row(k)], [*M[:nu], m])
         return as_value(lanes, nu, M, m, S, value.saved + lower)
 
     value = jax.lax.fori_loop(0, N, backward, no_value(lanes, nu, nx))
     store(lanes, [saved.row(0)], [[value.saved]])
 
     def ahead(k: Any, before: Any) -> Any:
-        swept = [*T.all_rows(k, lanes.chunks(nu)), t.row(k)]
-        S, *rows = load(lanes, [rate.row(k), *swept, *BA.all_rows(k)])
-        *M, m = rows[: len(swept)]
-        _, after = forward(lanes, nu, before, rows[len(swept) :], M, m, S)
+        S, m, *rows = load(lanes, [rate.row(k), t.row(k), *T.all_rows(k), *BA.all_rows(k)])
+        _, after = forward(lanes, nu, before, rows[nu:], rows[:nu], m, S)
         store(lanes, [step.row(k)], [after])
         return after
 
     start = [jnp.zeros(WARP, jnp.float32)] * lanes.chunks(nx + nu)
     jax.lax.fori_loop(0, N, ahead, start)
-
-
-def swept_cells(T: Table, t: Table, nu: int, stage: Any) -> list[Cells]:
-    """Where a stage's swept Hessian and linear term are kept: of the states' rows and the term, the inputs' columns."""
-    inputs = T.lanes.chunks(nu)
-    return [T.row(stage, i, None if i < nu else inputs) for i in range(T.rows)] + [t.row(stage)]

@@ -5,16 +5,20 @@ the Hessian in the inputs and G its block with the states, of which F − GᵀH�
 
     T = [[−H⁻¹, H⁻¹G], [GᵀH⁻¹, F − GᵀH⁻¹G]],
 
-so that one table gives the value of the stage before and, row by row, both directions of a solve. A linear term rides
-along as one more row, which the sweep turns into [H⁻¹g, …].
+which gives the value of the stage before, and whose first rows serve both directions of a solve. A linear term rides
+along as one more row, which the sweep turns into [H⁻¹g, …]. Registers have no index: in a loop over rows it is always
+the first that is worked on, and the rows go round. Written out, the code would be longer than the processor's caches.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from pimpc.lanes import Lanes, Row, add, add_scaled
+
+Swept = tuple[list[Row], Row, Array]  # Hessian, linear term, by how much the minimum is lower
 
 
 class Value(NamedTuple):
@@ -28,8 +32,8 @@ class Value(NamedTuple):
 def no_value(lanes: Lanes, nu: int, nx: int) -> Value:
     """The value after the last stage."""
     zero = jnp.zeros(32, jnp.float32)
-    row = [zero] * lanes.chunks(nu + nx)
-    return Value([list(row) for _ in range(nu + nx)], list(row), zero)
+    inputs, columns = lanes.chunks(nu), lanes.chunks(nu + nx)
+    return Value([[zero] * (inputs if i < nu else columns) for i in range(nu + nx)], [zero] * columns, zero)
 
 
 def before_inputs(
@@ -52,75 +56,99 @@ def before_inputs(
     """
     nx, n = len(BA), nu + len(BA)
     inputs = [lanes.column(c) < nu for c in range(lanes.chunks(n))]
+    zero = jnp.zeros(32, jnp.float32)
 
     def on_inputs(row: Row) -> Row:
-        return [jnp.where(here, v, 0.0) for here, v in zip(inputs, row, strict=True)]
+        return [jnp.where(here, v, 0.0) for here, v in zip(inputs, row, strict=False)]
 
     def add_diagonal(row: Row, i: int) -> Row:
         at = i // lanes.width
         return [v + jnp.where(lanes.column(c) == i, weight[c], 0.0) if c == at else v for c, v in enumerate(row)]
 
-    P = [add_diagonal(row, i) if i >= nu else row for i, row in enumerate(value.P)]
+    P_uu = [add_diagonal(on_inputs(row), i) for i, row in enumerate(value.P[:nu])]
+    P_xx = symmetric(lanes, nu, [add_diagonal(row, nu + i) for i, row in enumerate(value.P[nu:])])
     p = [v + jnp.where(here, 0.0, s) for here, v, s in zip(inputs, value.p, slope, strict=True)]
-    # P is taken for symmetric from the half above its diagonal; rounding's other part would grow from stage to stage.
-    P_xx = {(i, j): lanes.spread(P[i], j) for i in range(nu, n) for j in range(i, n)}
-    PBA = []
-    for i in range(nu, n):
-        row = on_inputs(P[i])
-        for j in range(nx):
-            row = add_scaled(row, P_xx[min(i, nu + j), max(i, nu + j)], BA[j])
-        PBA.append(row)
-    M = []
-    for i in range(nu):
-        row = on_inputs(P[i])
-        for j in range(nx):
-            row = add_scaled(row, lanes.spread(P[nu + j], i), BA[j])
-        M.append(add_diagonal(row, i))
-    M += [[jnp.zeros(32, jnp.float32)] * len(inputs)] * nx
-    for j in range(nx):
-        M = [add_scaled(row, lanes.spread(BA[j], i), PBA[j]) for i, row in enumerate(M)]
     m = [jnp.where(here, v + s, 0.0) for here, v, s in zip(inputs, p, slope, strict=True)]
     for j in range(nx):
         m = add_scaled(m, lanes.spread(p, nu + j), BA[j])
     for row, d in zip(outer, force, strict=True):
         scaled = [d * v for v in row]
-        M = [add_scaled(M[i], lanes.spread(row, i), scaled) for i in range(nu)] + M[nu:]
+        P_uu = [add_scaled(M, lanes.spread(row, i), scaled) for i, M in enumerate(P_uu)]
+    M = [row + [zero] * (len(inputs) - len(row)) for row in P_uu] + [[zero] * len(inputs)] * nx
+
+    def add_state(_: Any, carry: tuple[list[Row], list[Row], list[Row]]) -> tuple[list[Row], list[Row], list[Row]]:
+        """Adds what the first state contributes, and lets the states go round."""
+        M, (row, *P_xx), (ba, *others) = carry
+        PBA = on_inputs(row)
+        for j in range(nx):
+            PBA = add_scaled(PBA, lanes.spread(row, nu + j), BA[j])
+        M = [add_scaled(v, lanes.spread(row, i), ba) for i, v in enumerate(M[:nu])] + M[nu:]
+        return [add_scaled(v, lanes.spread(ba, i), PBA) for i, v in enumerate(M)], [*P_xx, row], [*others, ba]
+
+    M, _, _ = jax.lax.fori_loop(0, nx, add_state, (M, P_xx, BA))
     return M, m
 
 
-def sweep(lanes: Lanes, nu: int, M: list[Row], m: Row, free: Row) -> tuple[list[Row], Row, Array]:
-    """Sweeps the free inputs (Goodnight 1979): T and the swept linear term, and by how much the minimum is lower."""
+def symmetric(lanes: Lanes, nu: int, P: list[Row]) -> list[Row]:
+    """The states' rows, their block of the states taken from the half above its diagonal.
+
+    Rounding's other part would grow from stage to stage.
+    """
+    result = []
+    for i, row in enumerate(P):
+        row = list(row)
+        for j in range(i):
+            at = (nu + j) // lanes.width
+            row[at] = jnp.where(lanes.column(at) == nu + j, lanes.spread(P[j], nu + i), row[at])
+        result.append(row)
+    return result
+
+
+def sweep(lanes: Lanes, nu: int, M: list[Row], m: Row, free: Row) -> Swept:
+    """Sweeps the free inputs (Goodnight 1979)."""
     saved = jnp.zeros(32, jnp.float32)
-    zero = jnp.zeros(32, jnp.float32)
-    for j in range(nu):
-        chunk, here = j // lanes.width, lanes.lane == j % lanes.width
-        pivot = lanes.spread(M[j], j)
-        moves = lanes.spread(free, j) > 0
-        # A Hessian that is not positive definite must not pass for one.
-        inverse = jnp.where(moves, 1.0 / jnp.where(pivot > 0, pivot, jnp.nan), zero)
-        root = jnp.sqrt(inverse)
-        line = [v * root for v in M[j]]
-        update = [jnp.where(here, -root, v) if c == chunk else v for c, v in enumerate(line)]
+    for chunk in range(lanes.chunks(nu)):
+        first = chunk * lanes.width
+        count = min(nu - first, lanes.width)
 
-        def eliminate(row: Row, factor: Array, chunk: int = chunk, here: Array = here, update: Row = update) -> Row:
-            cleared = [jnp.where(here, 0.0, v) if c == chunk else v for c, v in enumerate(row)]
-            return add_scaled(cleared, -factor, update)
+        def pivot(j: Array, carry: Swept, chunk: int = chunk, first: int = first, count: int = count) -> Swept:
+            M, m, saved = carry
+            here = lanes.lane == j
+            row = M[first]
+            size = lanes.pick(row[chunk], j)
+            # A Hessian that is not positive definite must not pass for one.
+            root = jnp.where(lanes.pick(free[chunk], j) > 0, jax.lax.rsqrt(jnp.where(size > 0, size, jnp.nan)), 0.0)
+            line = [v * root for v in row]
+            update = [jnp.where(here, -root, v) if c == chunk else v for c, v in enumerate(line)]
 
-        own = lanes.spread(m, j) * root
-        saved = saved + 0.5 * own * own
-        m = eliminate(m, own)
-        swept = [eliminate(row, lanes.spread(line, i)) if i != j else row for i, row in enumerate(M)]
-        swept[j] = [jnp.where(here, -inverse, v * root) if c == chunk else v * root for c, v in enumerate(line)]
-        M = swept
+            def eliminate(row: Row, factor: Array) -> Row:
+                cleared = [jnp.where(here, 0.0, v) if c == chunk else v for c, v in enumerate(row)]
+                return add_scaled(cleared, -factor, update)
+
+            own = lanes.pick(m[chunk], j) * root
+            others = []
+            for i in range(first + 1, first + count):
+                place = j + (i - first)
+                place = jnp.where(place < count, place, place - count)
+                others.append(eliminate(M[i], lanes.pick(line[chunk], place)))
+            before = [eliminate(M[i], lanes.spread(line, i)) for i in range(first)]
+            after = [eliminate(M[i], lanes.spread(line, i)) for i in range(first + count, len(M))]
+            return [*before, *others, [v * root for v in update], *after], eliminate(m, own), saved + 0.5 * own * own
+
+        M, m, saved = jax.lax.fori_loop(0, count, pivot, (M, m, saved))
     return M, m, saved
 
 
 def as_value(lanes: Lanes, nu: int, T: list[Row], t: Row, rate: Row, saved: Array) -> Value:
-    """The value before a stage from its swept Hessian, with `rate` the diagonal of S_k on the inputs."""
+    """The value before a stage from its swept Hessian, with `rate` the diagonal of S_k on the inputs.
+
+    Of the inputs' rows only their own columns are kept.
+    """
+    inputs = lanes.chunks(nu)
     scale = [jnp.where(lanes.column(c) < nu, s, 1.0) for c, s in enumerate(rate)]
     P = []
     for i, row in enumerate(T):
-        new = [s * v for s, v in zip(scale, row, strict=True)]
+        new = [s * v for s, v in zip(scale, row[:inputs] if i < nu else row, strict=False)]
         if i < nu:
             own, at = lanes.spread(rate, i), i // lanes.width
             new = [own * v for v in new]
@@ -164,18 +192,15 @@ def forward(lanes: Lanes, nu: int, before: Row, BA: list[Row], T: list[Row], t: 
         nu: Number of inputs.
         before: (du_{k−1}, dx_k).
         BA: The rows of [B_k, A_k].
-        T: The swept Hessian, of which only the columns of the inputs are read.
-        t: The swept linear term, likewise.
+        T: The first nu rows of the swept Hessian.
+        t: The swept linear term, of which only the columns of the inputs are read.
         rate: The diagonal of S_k, zero on the states.
 
     Returns:
         du_k with zeros on the states, and (du_k, dx_{k+1}).
     """
-    inputs = lanes.chunks(nu)
     pulled = [jnp.where(lanes.column(c) < nu, s * v, v) for c, (s, v) in enumerate(zip(rate, before, strict=True))]
-    u = [-v for v in t[:inputs]]
-    for i, row in enumerate(T):
-        u = add_scaled(u, -lanes.spread(pulled, i), row[:inputs])
+    u = [-(v + w) for v, w in zip(t, lanes.dots(T, pulled), strict=False)]
     u = [jnp.where(lanes.column(c) < nu, v, 0.0) for c, v in enumerate(u)]
     state = [jnp.where(lanes.column(c) < nu, 0.0, v) for c, v in enumerate(before)]
     return u, add(u, lanes.dots(BA, add(u, state), first=nu))

@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from experiments import benchmark_solver
+import pimpc
+from experiments import benchmark_solver, compare_kernels
 from experiments.benchmark_solver import BenchmarkConfig, Pace
 from experiments.solver_accuracy import Answer, measure
 from experiments.solver_methods_cpu import Clarabel
@@ -147,3 +148,14 @@ def test_a_toy_run_from_end_to_end(tmp_path, monkeypatch):
     again = dataclasses.replace(config, methods=("clarabel",), batches=(1,))
     benchmark_solver.benchmark(again)
     assert len(json.loads(path.read_text())["points"]) == len(points) + 1
+
+
+def test_comparing_two_solvers_finds_what_they_differ_in(capsys):
+    cases = compare_kernels.cases(4)
+    exact, rough = (pimpc.InteriorPoint(tolerance=tolerance, kernels="xla") for tolerance in (1e-5, 1e-1))
+    walk = compare_kernels.compare(cases[1], exact, exact, 1e-6)
+    assert walk["agree"] and walk["statuses"][0] == {"SOLVED": 4} and max(walk["errors"]) < 1e-2
+    assert not compare_kernels.compare(cases[1], rough, exact, 1e-3)["agree"]
+    mixed = compare_kernels.compare(cases[3], exact, exact, 1e-6)
+    assert mixed["statuses"][1] == {"SOLVED": 2, "INFEASIBLE": 2}
+    assert compare_kernels.main([]) == 2 and "no NVIDIA GPU" in capsys.readouterr().err

@@ -1,0 +1,131 @@
+"""The solver's GPU kernels against its plain XLA version, on the same problems, on the GPU of this machine.
+
+    uv run --extra cuda13 experiments/compare_kernels.py
+
+Both run in float32 from cold starts. Where the problems have recorded optima, both are compared with these too. The
+exit code is 1 if a status differs, or if the inputs differ by more than the two are allowed to be off.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import pimpc
+from experiments.solver_problems import load
+from experiments.solver_records import environment
+from pimpc.method import Method
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareConfig:
+    """What to compare."""
+
+    batch: int = 4096
+    """Problems at N = 10 (and a quarter of them at N = 50); a small batch of 64 is compared as well."""
+    tolerances: tuple[float, ...] = (1e-3, 1e-5)
+    """Of the solver."""
+    agreement: float = 2e-2
+    """Largest difference between the inputs of the two, relative to the largest input of an instance."""
+    out: Path | None = None
+    """A JSON file for the figures."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A batch of problems; `u_opt` is None where they have no optimum."""
+
+    name: str
+    problem: pimpc.LTVProblem
+    u_opt: Float[np.ndarray, "*batch N nu"] | None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Compares, prints a table, and says whether all agreed."""
+    import tyro
+
+    config = tyro.cli(CompareConfig, args=arguments, prog="compare_kernels.py")
+    if jax.default_backend() != "gpu":
+        print("compare_kernels.py: there is no NVIDIA GPU here to run the kernels on.", file=sys.stderr)
+        return 2
+    rows = []
+    for case in cases(config.batch):
+        for tolerance in config.tolerances:
+            methods = {name: pimpc.InteriorPoint(tolerance=tolerance, kernels=name) for name in ("pallas", "xla")}
+            rows.append({"tolerance": tolerance} | compare(case, methods["pallas"], methods["xla"], config.agreement))
+    for row in rows:
+        print(
+            f"{row['case']:24} {row['batch']:5} × {row['N']:<3} tolerance {row['tolerance']:.0e}  "
+            f"{'agree' if row['agree'] else 'DISAGREE'} within {row['difference']:.1e}; mean iterations "
+            + ", ".join(f"{count:.2f}" for count in row["iterations"])
+            + "; "
+            + ", ".join(f"{count} {name}" for name, count in row["statuses"][0].items())
+            + ("; errors " + ", ".join(f"{error:.1e}" for error in row["errors"]) if "errors" in row else "")
+        )
+    if config.out is not None:
+        config.out.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n")
+    return 0 if all(row["agree"] for row in rows) else 1
+
+
+def cases(batch: int) -> list[Case]:
+    """Recorded walks, in small and large batches; and problems without an answer among others that have one."""
+    result = []
+    for N, name, size in ((10, "walk", 64), (10, "walk", batch), (50, "walk", batch // 4)):
+        problems = load(N)
+        index = problems.instances(min(size, batch))
+        tiled = jax.tree.map(lambda leaf, index=index: jnp.asarray(leaf[index], jnp.float32), problems.problem)
+        result.append(Case(name, tiled, problems.u_opt[index]))
+    walk = result[1].problem
+    odd = np.arange(walk.x0.shape[0]) % 2 == 1
+    h = jnp.where(odd[:, None, None], walk.h - 1e4, walk.h)  # every second problem asks for the impossible
+    result.append(Case("half of them infeasible", dataclasses.replace(walk, h=h), None))
+    x0 = walk.x0.at[1::3].set(jnp.nan)
+    return [*result, Case("a third of them NaN", dataclasses.replace(walk, x0=x0), None)]
+
+
+def compare(case: Case, kernels: Method, plain: Method, agreement: float) -> dict[str, Any]:
+    """Solves a batch both ways.
+
+    Args:
+        case: The batch.
+        kernels: One way.
+        plain: The other, whose SOLVED instances are those whose inputs are compared.
+        agreement: Largest difference of inputs that counts as the same, relative to an instance's largest input.
+    """
+    found = [jax.vmap(lambda p, how=how: pimpc.solve(p, how))(case.problem) for how in (kernels, plain)]
+    status, u = ([np.asarray(getattr(of, name)) for of in found] for name in ("status", "u"))
+    answered = status[1] == pimpc.Status.SOLVED
+    worst = _worst(u[0][answered], u[1][answered])
+    row = {
+        "case": case.name,
+        "batch": len(u[0]),
+        "N": u[0].shape[1],
+        "difference": worst,
+        "iterations": [float(np.mean(of.iterations)) for of in found],
+        "statuses": [
+            {pimpc.Status(int(code)).name: int(n) for code, n in zip(*np.unique(of, return_counts=True), strict=True)}
+            for of in status
+        ],
+        "agree": bool((status[0] == status[1]).all() and worst <= agreement),
+    }
+    return row if case.u_opt is None else row | {"errors": [_worst(of, case.u_opt) for of in u]}
+
+
+def _worst(u: Float[np.ndarray, "*batch N nu"], reference: Float[np.ndarray, "*batch N nu"]) -> float:
+    """The largest difference, relative to each instance's largest input; infinite if there are NaNs."""
+    difference = np.abs(u - reference).max(axis=(1, 2)) / np.abs(reference).max(axis=(1, 2))
+    return float(np.where(np.isnan(difference), np.inf, difference).max(initial=0))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
