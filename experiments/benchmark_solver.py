@@ -35,6 +35,8 @@ class BenchmarkConfig:
 
     methods: tuple[str, ...] = ()
     """Names, or beginnings of names in any case; empty for all."""
+    settings: tuple[str, ...] = ()
+    """Their labels, such as 1e-03; empty for all."""
     batches: tuple[int, ...] = ()
     """Batch sizes at the first horizon; empty for 1 16 64 on a CPU, 1 16 256 4096 16384 on a GPU."""
     horizons: tuple[int, ...] = ()
@@ -114,7 +116,10 @@ def benchmark(config: BenchmarkConfig) -> None:
         for method in chosen
         for N, batch in grid
         for setting in method.settings(batch, backend)
+        if not config.settings or setting.label in config.settings
     ]
+    if not jobs:
+        raise ValueError(f"None of these methods has a setting {' or '.join(map(repr, config.settings))}.")
     paces: dict[tuple[str, str], Pace] = {}
     start = time.monotonic()
     for done, (method, setting, N, batch) in enumerate(jobs):
@@ -147,12 +152,15 @@ def _chosen(names: tuple[str, ...]) -> list[Method]:
     from experiments.solver_methods import methods
 
     everything = methods()
+    wanted: set[str] = set() if names else set(everything)
     for name in names:
-        if not any(known.lower().startswith(name.lower()) for known in everything):
+        found = {known for known in everything if known.lower().startswith(name.lower())}
+        if not found:
             raise ValueError(f"There is no method {name!r}; there are {', '.join(everything)}.")
+        wanted |= {name} if name in everything else found
     chosen = []
     for known, method in everything.items():
-        if names and not any(known.lower().startswith(name.lower()) for name in names):
+        if known not in wanted:
             continue
         if importlib.util.find_spec(method.package) is None:
             print(f"Skipping {known}: the package {method.package} is not installed (uv run --group benchmark …).")

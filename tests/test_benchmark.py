@@ -98,6 +98,17 @@ def test_missing_data_is_one_sentence(tmp_path, capsys):
     assert "There is no method 'simplex'" in capsys.readouterr().err
 
 
+def test_a_setting_that_no_method_has_is_one_sentence(tmp_path, capsys):
+    wrong = ["--methods", "PiADMM", "--settings", "1e-03", "--out", str(tmp_path)]
+    assert benchmark_solver.main(wrong) == 2
+    assert "None of these methods has a setting '1e-03'" in capsys.readouterr().err
+
+
+def test_a_full_name_means_that_method_alone():
+    assert [m.name for m in benchmark_solver._chosen(("InteriorPoint",))] == ["InteriorPoint"]
+    assert len(benchmark_solver._chosen(("interior",))) > 1
+
+
 def test_a_new_point_replaces_only_its_own(tmp_path):
     path = tmp_path / "benchmark_cpu.json"
     old = {"method": "A", "setting": "1", "N": 10, "batch": 1, "seconds_per_problem": 1.0}
