@@ -32,7 +32,7 @@ from pimpc.centring import centre, energy, mismatch
 from pimpc.constraints import flatten, magnitudes, unflatten, values
 from pimpc.infeasibility import certifies, contradicts
 from pimpc.method import Method, Outcome
-from pimpc.problem import LTVProblem, cost_slope, roll_out
+from pimpc.problem import LTVProblem, cost_slope
 from pimpc.residuals import (
     Multipliers,
     complementarity_gap,
@@ -44,6 +44,7 @@ from pimpc.residuals import (
     zero_multipliers,
 )
 from pimpc.riccati import Kernels
+from pimpc.roll_out_gpu import roll_out
 from pimpc.rows import Rows, factorize, measure, pull
 
 _TRUST = 0.02  # a warm start must be this much nearer to the optimum than a cold one
@@ -162,11 +163,11 @@ def _start(
 ) -> _Iterate:
     """The unconstrained optimum, or a warm start that is nearer to the optimum, with centred slacks and forces."""
     u = jnp.clip(jnp.zeros_like(problem.u_ref), problem.u_min, problem.u_max)
-    x = roll_out(problem, u)
+    x = roll_out(problem, u, method.kernels)
     slopes, near, known = [cost_slope(problem, x, u)], (x, u), jnp.zeros_like(rows.lower)
     if state is not None:
         u_near = jnp.clip(state.u, problem.u_min, problem.u_max)
-        near = roll_out(problem, u_near), u_near
+        near = roll_out(problem, u_near, method.kernels), u_near
         known = jnp.where(rows.below | rows.above | rows.equal, flatten(problem, state.multipliers), 0)
         slopes.append(_slope(problem, *near, known))
     steps = newton_steps(problem, slopes, method.kernels)
@@ -246,7 +247,7 @@ def _iterate(method: InteriorPoint, problem: LTVProblem, rows: Rows, state: _Ite
 
     u = move(state.u, du)
     after = _Iterate(
-        x=roll_out(problem, u),
+        x=roll_out(problem, u, method.kernels),
         u=u,
         slack=jax.tree.map(move, slack, ds),
         force=jax.tree.map(move, force, dz),

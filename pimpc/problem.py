@@ -120,16 +120,21 @@ def roll_out(problem: LTVProblem, u: Float[Array, "N nu"]) -> Float[Array, "T nx
     Returns:
         States x_0 … x_N.
     """
-    drive = jnp.einsum("kij,kj->ki", problem.B, u, precision=jax.lax.Precision.HIGHEST) + problem.e
 
     def step(x: Array, stage: tuple[Array, Array]) -> tuple[Array, Array]:
         A, d = stage
         x_next = jnp.matmul(A, x, precision=jax.lax.Precision.HIGHEST) + d
         return x_next, x_next
 
-    # A GPU spends more on a loop's turns than on their work.
-    _, x = jax.lax.scan(step, problem.x0, (problem.A, drive), unroll=16)
+    # A GPU spends more on a loop's turns than on their work. With sixteen stages to a turn it never finished N = 400.
+    N = problem.e.shape[0]
+    _, x = jax.lax.scan(step, problem.x0, (problem.A, drive(problem, u)), unroll=N if N <= 16 else 1)
     return jnp.concatenate([problem.x0[None], x])
+
+
+def drive(problem: LTVProblem, u: Float[Array, "N nu"]) -> Float[Array, "N nx"]:
+    """What each x_{k+1} is without A_k x_k."""
+    return jnp.einsum("kij,kj->ki", problem.B, u, precision=jax.lax.Precision.HIGHEST) + problem.e
 
 
 def input_rates(problem: LTVProblem, u: Float[Array, "N nu"]) -> Float[Array, "N nu"]:

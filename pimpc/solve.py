@@ -10,8 +10,9 @@ from pimpc.constraints import flatten
 from pimpc.derivatives import Optimum, attach
 from pimpc.interior_point import InteriorPoint
 from pimpc.method import Method, Outcome
-from pimpc.problem import LTVProblem, cost, mask_horizon, roll_out
+from pimpc.problem import LTVProblem, cost, mask_horizon
 from pimpc.residuals import Residuals, kkt_residuals
+from pimpc.roll_out_gpu import roll_out
 from pimpc.solution import Solution, Status
 from pimpc.validation import check_structure, finite
 
@@ -49,8 +50,8 @@ def _solve(problem: LTVProblem, method: Method, warm_start: PyTree | None) -> So
     start = None if warm_start is None else _where(_all_finite(warm_start), warm_start, cold)
     outcome = method.run(data, start, sound)
     u = jnp.where(sound & jnp.all(jnp.isfinite(outcome.u)), outcome.u, jnp.nan)
-    x = roll_out(data, u)
     kernels = method.kernels if isinstance(method, InteriorPoint) else "auto"
+    x = roll_out(data, u, kernels)
     residuals = kkt_residuals(data, x, u, outcome.multipliers, kernels)
     status = _status(sound, residuals, outcome, method.tolerance)
     keep = (status <= Status.MAX_ITERATIONS) & _all_finite(outcome.state)

@@ -9,9 +9,10 @@ import pytest
 from mpc_problems import random_problem
 
 import pimpc
-from pimpc import interior_point, interior_point_gpu, riccati, riccati_gpu
+from pimpc import interior_point, interior_point_gpu, riccati, riccati_gpu, roll_out_gpu
 from pimpc.batching import on_batches
 from pimpc.lanes import Lanes, pack, unpack
+from pimpc.problem import drive, roll_out
 from pimpc.rows import measure
 
 
@@ -55,6 +56,16 @@ def test_newton_steps_are_those_of_xla(width, monkeypatch):
     [expected] = jax.vmap(lambda *data: riccati.newton(*data[:-2], [data[-2:]], "xla"))(*data)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("width", [8, 32])
+def test_roll_outs_are_those_of_xla(width, monkeypatch):
+    monkeypatch.setattr(roll_out_gpu, "width", lambda columns, batch: width)
+    p = batch(5, N=4, nx=9, nu=2)
+    u = jnp.asarray(np.random.default_rng(0).standard_normal(p.u_ref.shape), jnp.float32)
+    expected = jax.vmap(roll_out)(p, u)
+    found = roll_out_gpu.batch(p.A, p.x0, jax.vmap(drive)(p, u), interpret=True)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_newton_steps_of_an_indefinite_hessian_are_nan():
