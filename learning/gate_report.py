@@ -90,65 +90,70 @@ def write(result: GateResult, record: dict[str, Any], directory: Path) -> None:
     draw(result, title + f"{record['episodes']} episodes", directory / FIGURE)
 
 
-def draw(result: GateResult, title: str, path: Path) -> None:
+def draw(result: GateResult, heading: str, path: Path) -> None:
     """Draws errors over the commands, survival over kicks, and what walking costs."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # imports in a second, which only a run should pay
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12.0, 7.2), layout="constrained")
+    figure = Figure(figsize=(16.0, 7.2), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2, 3)
-    bars = {v.name: v.bar for v in result.verdicts}
-    labels = ("forward command [m/s]", "leftward command [m/s]", "turning command [rad/s]")
-    for axis, name, row, what in (
-        (axes[0, 0], "velocity_error", 1, "velocity error [m/s]"),
-        (axes[0, 1], "yaw_rate_error", 2, "yaw-rate error [rad/s]"),
+    axes = figure.subplots(2, 4)
+    figures, bars = result.per_episode, {v.name: v.bar for v in result.verdicts}
+    forward, sideways, turning = result.command.T
+    for axis, name, y, y_label in (
+        (axes[0, 0], "velocity_error", sideways, "leftward command [m/s]"),
+        (axes[0, 1], "yaw_rate_error", turning, "turning command [rad/s]"),
     ):
-        _heat(axis, result.command[:, (0, row)], result.per_episode[name], bars[name])
-        axis.set(xlabel=labels[0], ylabel=labels[row], title=f"{what}; white: the bar, {bars[name]:g}")
-    _survival(axes[0, 2], result, bars["push_survival"])
-    speed = np.linalg.norm(result.command[:, :2], axis=1)
-    for axis, name, what in (
-        (axes[1, 1], "power", "mechanical power [W]"),
-        (axes[1, 2], "foot_slip", "slip of feet on the floor [m/s]"),
-    ):
-        axis.plot(speed, result.per_episode[name], ".", color=BLUE, alpha=0.5, markersize=5)
-        axis.set(xlabel="commanded speed [m/s]", ylabel=what)
+        _heat(axis, forward, y, figures[name], bars[name])
+        title = f"{name.replace('_', ' ')} [{UNITS[name]}]; white: the bar, {bars[name]:g}"
+        axis.set(xlabel="forward command [m/s]", ylabel=y_label, title=title)
+    _achieved(axes[1, 0], forward, figures["v_x"], "forward velocity", "m/s")
+    _achieved(axes[1, 1], turning, figures["yaw_rate"], "turning rate", "rad/s")
+    _survival(axes[0, 2], result.survival, bars["push_survival"])
+    speed = np.hypot(forward, sideways)
+    for axis, name in ((axes[0, 3], "torque_rms"), (axes[1, 2], "foot_slip"), (axes[1, 3], "power")):
+        _dots(axis, speed, figures[name])
+        axis.set(xlabel="commanded speed [m/s]", ylabel=f"{name.replace('_', ' ')} [{UNITS[name]}]")
         axis.set_ylim(bottom=0.0)
-    _achieved(axes[1, 0], result)
-    for axis in axes.flat[2:]:
+    for axis in (*axes[0, 2:], *axes[1]):
         axis.grid(alpha=0.25, linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title)
-    figure.savefig(path, dpi=130)
+    figure.suptitle(heading)
+    figure.savefig(path, dpi=110)
 
 
-def _heat(axis: Any, command: Float[np.ndarray, "B 2"], error: Float[np.ndarray, " B"], bar: float) -> None:
+def _dots(axis: Any, x: Float[np.ndarray, " B"], y: Float[np.ndarray, " B"]) -> None:
+    """One dot an episode."""
+    axis.plot(x, y, ".", color=BLUE, alpha=0.5, markersize=5)
+
+
+def _heat(
+    axis: Any, x: Float[np.ndarray, " B"], y: Float[np.ndarray, " B"], error: Float[np.ndarray, " B"], bar: float
+) -> None:
     """Mean errors over two of the three commanded velocities; white is the bar."""
-    x, y = np.unique(command[:, 0]), np.unique(command[:, 1])
-    means = np.full((y.size, x.size), np.nan)
+    columns, rows = np.unique(x), np.unique(y)
+    means = np.full((rows.size, columns.size), np.nan)
     for i, j in np.ndindex(means.shape):
-        here = (command[:, 0] == x[j]) & (command[:, 1] == y[i]) & np.isfinite(error)
+        here = (x == columns[j]) & (y == rows[i]) & np.isfinite(error)
         means[i, j] = error[here].mean() if here.any() else np.nan
     axis.imshow(means, origin="lower", aspect="auto", cmap="RdBu_r", vmin=0.0, vmax=2.0 * bar)
-    axis.set_xticks(range(x.size), [f"{v:g}" for v in x])
-    axis.set_yticks(range(y.size), [f"{v:g}" for v in y])
+    axis.set_xticks(range(columns.size), [f"{v:.3g}" for v in columns])
+    axis.set_yticks(range(rows.size), [f"{v:.3g}" for v in rows])
     for i, j in np.ndindex(means.shape):
         shade = "white" if abs(means[i, j] - bar) > 0.6 * bar else "black"
         axis.text(j, i, f"{means[i, j]:.2f}", ha="center", va="center", fontsize=9, color=shade)
 
 
-def _survival(axis: Any, result: GateResult, bar: float) -> None:
-    strengths = list(result.survival)
-    axis.plot(strengths, list(result.survival.values()), "o-", color=BLUE)
+def _survival(axis: Any, survival: dict[float, float], bar: float) -> None:
+    axis.plot(list(survival), list(survival.values()), "o-", color=BLUE)
     axis.axhline(bar, color=RED, linewidth=1.2, linestyle="--")
     axis.annotate(f"{bar:.0%}", (0.0, bar), xytext=(4, -11), textcoords="offset points", color=RED, fontsize=9)
-    axis.set(xlabel="kick [m/s]", title="episodes survived", xlim=(0.0, 1.05 * max(strengths)), ylim=(0.0, 1.03))
+    axis.set(xlabel="kick [m/s]", ylabel="share of episodes survived")
+    axis.set(xlim=(0.0, 1.05 * max(survival)), ylim=(0.0, 1.03))
 
 
-def _achieved(axis: Any, result: GateResult) -> None:
-    commanded, achieved = result.command[:, 0], result.per_episode["v_x"]
-    ends = [commanded.min(), commanded.max()]
+def _achieved(axis: Any, command: Float[np.ndarray, " B"], mean: Float[np.ndarray, " B"], what: str, unit: str) -> None:
+    ends = [command.min(), command.max()]
     axis.plot(ends, ends, color=GREY, linewidth=1.0)
-    axis.plot(commanded, achieved, ".", color=BLUE, alpha=0.5, markersize=5)
-    axis.set(xlabel="forward command [m/s]", ylabel="forward velocity achieved [m/s]")
+    _dots(axis, command, mean)
+    axis.set(xlabel=f"{what} commanded [{unit}]", ylabel=f"achieved, mean [{unit}]")

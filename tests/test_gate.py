@@ -265,7 +265,7 @@ def test_each_bar_holds_just_so(change, failing):
 def result_of(velocity_error):
     summary = {**GOOD, "velocity_error": velocity_error, "cost_of_transport": math.nan}
     command = gate.command_grid(CommandConfig())
-    names = ("velocity_error", "yaw_rate_error", "power", "foot_slip", "v_x")
+    names = ("velocity_error", "yaw_rate_error", "power", "torque_rms", "foot_slip", "v_x", "yaw_rate")
     return gate.GateResult(
         command=command,
         fell=np.zeros(len(command), bool),
