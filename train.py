@@ -2,7 +2,7 @@
 
     train.py [train] [--preset cpu|gpu] [--env.… --ppo.… --run.…]    a run directory under runs/
     train.py play [RUN] [--out walk.mp4] [--command 0.5 0 0]         a film of a policy with the MPC's plan drawn in
-    train.py eval [RUN] [--episodes 256]                             its tracking errors and falls
+    train.py eval [RUN] [--out DIR]                                  the quality gate in C MuJoCo: gate.json, gate.png
 
 RUN is a run directory or a policy file; without it, the policy that ships with the project is used. Every field of the
 configuration is a flag; `train.py train --help` lists them all.
@@ -17,6 +17,7 @@ import importlib.util
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -186,16 +187,16 @@ class PlayConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    """Measures a policy in its training simulator, with noise, pushes and randomization as it was trained."""
+    """Judges a policy in C MuJoCo: falls, tracking, kicks, effort. Exit code 0 if it passes the gate, 1 if it fails."""
 
     policy: Path = SHIPPED_POLICY
     """Run directory or policy file."""
     episodes: int = 256
-    """Episodes of full length, one robot each."""
+    """Without kicks, and again for each strength of kicks; the gate takes 256, fewer are a look and never pass."""
     seed: int = 0
-    """Of commands, noise and randomization."""
+    """Of headings, noise and kicks."""
     out: Path | None = None
-    """A JSON file for the figures."""
+    """Directory for gate.json and gate.png; by default the policy's own."""
 
 
 def play(arguments: list[str]) -> int:
@@ -207,23 +208,39 @@ def play(arguments: list[str]) -> int:
 
 
 def evaluate(arguments: list[str]) -> int:
-    """Prints, and writes if asked, the mean of every metric over full episodes."""
+    """Prints, and writes, what the quality gate finds."""
     config = _parse(EvalConfig, arguments, "eval")
     policy, env_config = _load(config.policy)
-    import jax
-
     from envs import velocity
-    from learning.evaluate import make_evaluator
+    from learning import gate, gate_report, record
+    from learning.progress import Progress
 
-    start = dataclasses.replace(env_config.start, random_phase=False)
-    env = velocity.make(dataclasses.replace(env_config, start=start))
-    measure = make_evaluator(env, config.episodes, env.max_steps)
-    figures = {name: float(value) for name, value in measure(policy, jax.random.PRNGKey(config.seed)).items()}
-    for name, value in sorted(figures.items()):
-        print(f"{name:32} {value:10.4g}")
-    if config.out is not None:
-        config.out.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
-    return 0
+    run_dir = config.policy if config.policy.is_dir() else config.policy.parent
+    out = _writable(config.out or run_dir)
+    started = time.monotonic()
+    env = velocity.make(dataclasses.replace(env_config, backend="jax"))
+    episodes, bars = gate.GateConfig(episodes=config.episodes, seed=config.seed), gate.Bars()
+    result = gate.run_gate(env, policy, episodes, bars, Progress(interval=10.0))
+    facts = {
+        "robot": env.robot.robot.name,
+        "policy": config.policy.name,
+        **record.training_facts(run_dir),
+        "versions": record.versions(),
+        "gate_seconds": time.monotonic() - started,
+    }
+    gate_report.write(result, gate_report.to_record(result, episodes, bars, facts), out)
+    print(gate_report.table(result), f"Figures: {out / gate_report.JSON_FILE}, {out / gate_report.FIGURE}", sep="\n")
+    return 0 if result.passed else 1
+
+
+def _writable(directory: Path) -> Path:
+    """The directory, made if need be; better refused now than after the last episode."""
+    if directory.exists() and not directory.is_dir():
+        raise NotADirectoryError(f"'{directory}' is a file; --out takes a directory.")
+    directory.mkdir(parents=True, exist_ok=True)
+    if not os.access(directory, os.W_OK):
+        raise PermissionError(f"Nothing can be written in '{directory}'; choose another directory with --out.")
+    return directory
 
 
 def _parse(kind: type, arguments: list[str], name: str) -> Any:

@@ -9,7 +9,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from envs import guidance as mpc
 from envs import observations
@@ -108,6 +108,35 @@ class Episode:
         task = task.replace(key=key, push_wait=push_wait, command=command, command_wait=command_wait)
         return task, physics.replace(qvel=qvel)
 
+    # --- What a deployed policy needs, whatever moves the robot ------------------------------------------------------
+
+    def clock(
+        self, phase: Float[Array, ""], was_moving: Bool[Array, ""], command: Float[Array, " 3"]
+    ) -> tuple[Float[Array, ""], Bool[Array, ""]]:
+        """The gait phase [cycles] one control step later, and whether the command asks for steps."""
+        moving = is_moving(command, self.gait)
+        return advance(phase, self.gait, self.config.dt, moving, was_moving, command), moving
+
+    def proprioception(
+        self,
+        kin: Kinematics,
+        physics: PhysicsState,
+        bias: Float[Array, " nj"],
+        last_action: Float[Array, " nj"],
+        command: Float[Array, " 3"],
+        phase: Float[Array, ""],
+    ) -> Float[Array, " n"]:
+        """The actor's observation without noise, of joints whose encoders are off by `bias` [rad]."""
+        q = physics.qpos[self.robot.qpos_adr] + bias - self.robot.default_joint_pos
+        qd = physics.qvel[self.robot.dof_adr]
+        return observations.actor(kin, q, qd, last_action, command, phase)
+
+    def joint_targets(self, action: Float[Array, " nj"], bias: Float[Array, " nj"]) -> Float[Array, " nj"]:
+        """What the position servos are told [rad]: the action around the default pose, as biased encoders have it."""
+        return jnp.asarray(self.robot.default_joint_pos) + self.robot.action_scale * action - bias
+
+    # --- What only training needs ------------------------------------------------------------------------------------
+
     def score(
         self,
         task: TaskState,
@@ -118,8 +147,7 @@ class Episode:
         tick: Int[Array, ""],
     ) -> tuple[TaskState, Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The reward of the step that led here, and the episode's memory brought up to date."""
-        moving = is_moving(task.command, self.gait)
-        phase = advance(task.phase, self.gait, self.config.dt, moving, task.moving, task.command)
+        phase, moving = self.clock(task.phase, task.moving, task.command)
         aged = dataclasses.replace(task.guidance, age=task.guidance.age + 1)
         task = task.replace(phase=phase, moving=moving, steps=task.steps + 1, guidance=aged)
         landmarks = mpc.recall(self.config.guidance, aged, tick, self.config.dt)
@@ -142,13 +170,11 @@ class Episode:
     ) -> tuple[TaskState, Observation]:
         """What actor and critic see now; uses up one random key."""
         key, noise_key = jax.random.split(task.key)
-        q = physics.qpos[self.robot.qpos_adr] + task.encoder_bias - self.robot.default_joint_pos
-        qd = physics.qvel[self.robot.dof_adr]
-        noise_free = observations.actor(kin, q, qd, task.last_action, task.command, task.phase)
+        noise_free = self.proprioception(kin, physics, task.encoder_bias, task.last_action, task.command, task.phase)
         mass = task.params.body_mass.sum()
         targets = mpc.next_targets(self.config.guidance, task.guidance, self.config.dt)
         critic = observations.privileged(
-            noise_free, kin, contacts.in_contact.astype(q.dtype), contacts.force_world, targets, mass
+            noise_free, kin, contacts.in_contact.astype(noise_free.dtype), contacts.force_world, targets, mass
         )
         actor = observations.add_noise(noise_key, self.config.noise, noise_free)
         return task.replace(key=key), {"state": actor, "privileged_state": critic}

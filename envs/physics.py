@@ -133,7 +133,7 @@ class Physics:
         ) -> tuple[PhysicsState, Contacts]:
             model = apply_params(self.model, self.robot, params)
             state, sensordata = advance(self.robot, model, template.replace(ctrl=ctrl), state, num_substeps)
-            return state, _contacts(self.robot, sensordata)
+            return state, foot_contacts(self.robot, sensordata)
 
         params_axis = 0 if params.foot_friction.ndim == 1 else None
         return jax.vmap(step_one, in_axes=(params_axis, 0, 0))(params, state, ctrl)
@@ -234,8 +234,16 @@ def _advance_warp(
     return _save(data), data.sensordata
 
 
-def _contacts(robot: RobotModel, sensordata: Float[Array, " nsensordata"]) -> Contacts:
-    """Sums each foot's contact sensors (one per sphere: found, force in the contact frame, normal, tangent)."""
+def foot_contacts(robot: RobotModel, sensordata: Float[Array, " nsensordata"]) -> Contacts:
+    """Sums each foot's contact sensors (one per sphere: found, force in the contact frame, normal, tangent).
+
+    Args:
+        robot: the robot.
+        sensordata: of one step, from MJX or from C MuJoCo.
+
+    Returns:
+        The forces and flags of both feet.
+    """
     forces, touches = [], []
     for geoms in robot.foot_geom_ids:
         names = [scene.contact_sensor(robot.mj_model.geom(int(geom)).name) for geom in geoms]

@@ -109,7 +109,7 @@ class VelocityEnv:
         tick = state.info["tick"] + 1
         now = tick[0]  # one clock for all robots: the MPC is solved for the whole batch or not at all
         task, physics = jax.vmap(self.one.renew)(state.info["task"], state.pipeline_state)
-        target = jnp.asarray(self.robot.default_joint_pos) + self.robot.action_scale * action - task.encoder_bias
+        target = jax.vmap(self.one.joint_targets)(action, task.encoder_bias)
         stepped, contacts = self.physics.step(task.params, physics, target, self.config.decimation)
         finite = jax.vmap(_is_finite)(stepped)
         # A diverged robot is judged at home and earns nothing: its numbers must reach neither reward nor statistics.

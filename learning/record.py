@@ -107,6 +107,24 @@ def read_metrics(run_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return rows
 
 
+def training_facts(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a run's directory says about its training; None for what it does not.
+
+    Returns:
+        `gpu`: kind of the device, None also for a CPU; `train_seconds`: wall-clock time up to the last row of metrics,
+        compilation and earlier parts of a resumed run included; `train_versions`: the contents of `versions.json`.
+    """
+    path = Path(run_dir) / VERSIONS
+    stored = json.loads(path.read_text()) if path.is_file() else None
+    device = (stored or {}).get("device")
+    minutes = [row["minutes"] for row in read_metrics(run_dir) if row.get("minutes") is not None]
+    return {
+        "gpu": None if device is None or device.lower() == "cpu" else device,
+        "train_seconds": 60.0 * minutes[-1] if minutes else None,
+        "train_versions": stored,
+    }
+
+
 class MetricsLog:
     """Appends rows of metrics to `metrics.jsonl` and to TensorBoard events.
 

@@ -13,6 +13,7 @@ import tyro
 import train
 from envs.config import VelocityConfig
 from experiments.presets import TrainConfig, preset
+from learning.gate import Bars, GateConfig
 from learning.policy import load_policy
 from learning.serialize import from_json, to_json
 from pimpc import InteriorPoint, PiADMM
@@ -72,7 +73,14 @@ def read_attributes() -> set[str]:
 def test_no_configuration_field_is_read_by_nothing():
     weights = {"BaseWeights", "RegularizationWeights", "GuidanceWeights"}  # read by name: see rewards.tables
     reads = read_attributes()
-    classes = config_classes(TrainConfig) | {InteriorPoint, PiADMM, train.PlayConfig, train.EvalConfig}
+    classes = config_classes(TrainConfig) | {
+        InteriorPoint,
+        PiADMM,
+        train.PlayConfig,
+        train.EvalConfig,
+        Bars,
+        GateConfig,
+    }
     assert {"VelocityConfig", "PPOConfig", "CentroidalConfig"} <= {c.__name__ for c in classes}
     for cls in classes:
         for field in dataclasses.fields(cls):
