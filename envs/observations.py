@@ -27,6 +27,12 @@ def actor_layout(num_joints: int) -> dict[str, int]:
     }
 
 
+def privileged_layout(num_joints: int) -> dict[str, int]:
+    """Names and sizes of the critic's observation, in order."""
+    only_simulated = {"velocity": 3, "height": 1, "foot_height": 2, "contact": 2, "foot_force": 6}
+    return actor_layout(num_joints) | only_simulated | {"com": 3, "com_velocity": 3, "angular_momentum": 3}
+
+
 def yaw_rotation(yaw: Float[Array, ""]) -> Float[Array, "3 3"]:
     """R_world_yaw: from the base's yaw frame to the world."""
     c, s, zero, one = jnp.cos(yaw), jnp.sin(yaw), jnp.zeros_like(yaw), jnp.ones_like(yaw)

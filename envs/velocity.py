@@ -23,6 +23,7 @@ from envs.physics import Contacts, Physics, PhysicsState, make_physics, nominal_
 from envs.randomization import randomize
 from envs.robots import RobotModel, compile_robot, get_robot
 from envs.state import State
+from envs.symmetry import Mirror, mirror
 from envs.task import TaskState, has_fallen
 from pimpc.gait import GaitConfig
 from rewards import weighted_terms
@@ -63,6 +64,15 @@ class VelocityEnv:
         """Lengths of the actor's and the critic's observation."""
         shapes = jax.eval_shape(self.reset, jax.ShapeDtypeStruct((1, 2), jnp.uint32)).obs
         return {name: shape.shape[-1] for name, shape in shapes.items()}
+
+    @property
+    def mirror(self) -> Mirror:
+        """How actions and observations are reflected.
+
+        Raises:
+            ValueError: the robot is not its own mirror image.
+        """
+        return mirror(self.robot)
 
     @property
     def metric_names(self) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ class PPOConfig:
     mean_init_scale: float = 0.01  # variance scale of the last policy layer at the start: first mean actions are ≈ 0
     normalize_observations: bool = True  # by running mean and standard deviation
     normalizer_epsilon: float = 1e-4  # added to the variance: a constant observation is scaled by 100 at most
+    mirror: bool = False  # learn from the mirror image of every sample too; the environment says what that is
     policy_obs_key: str = "state"  # what the actor sees
     value_obs_key: str = "privileged_state"  # what the critic sees
     seed: int = 0  # of everything random: weights, environments, actions, minibatches

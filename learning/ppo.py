@@ -26,7 +26,7 @@ from learning.config import PPOConfig
 from learning.health import Health, locate, tree_finite
 from learning.networks import AgentParams, Weights, init_normalizer, make_networks
 from learning.rollout import EpisodeStatistics, rollout_step, unroll
-from learning.types import Env, check_env_states, strip_weak_types
+from learning.types import Env, Mirror, check_env_states, strip_weak_types
 from learning.update import Learned, make_optimizer, update
 
 ENV_AXIS = "env"
@@ -68,6 +68,13 @@ class _ShardedEnv:
         self.reset, self.step = jax.jit(split(env.reset)), jax.jit(split(env.step))
 
 
+def _mirror_of(env: Env) -> Mirror:
+    mirror = getattr(env, "mirror", None)
+    if mirror is None:
+        raise ValueError("PPOConfig.mirror needs an environment that says what its mirror image is (`Env.mirror`).")
+    return mirror
+
+
 class Learner:
     """PPO on one environment: makes the first state, and maps a state to the next.
 
@@ -97,6 +104,7 @@ class Learner:
         self.config = config
         self.compile_seconds = 0.0
         self._env = _ShardedEnv(env, mesh)
+        self._mirror = _mirror_of(env) if config.mirror else None
         self.networks = make_networks(config, self._env.observation_size, self._env.action_size)
         self.action_size = self._env.action_size
         self._step = rollout_step(self._env, self.networks)
@@ -169,9 +177,14 @@ class Learner:
             config.discount,
         )
         before = Learned(state.weights, state.optimizer_state, state.learning_rate)
-        learned, losses = update(before, rolled.transitions, state.normalizer, self.networks, config, key_update)
+        learned, losses = update(
+            before, rolled.transitions, state.normalizer, self.networks, config, key_update, self._mirror
+        )
         # after the gradient steps: the probability ratios need the statistics that the actions were drawn with
-        normalizer = running_statistics.update(state.normalizer, rolled.transitions.observation)
+        seen: Any = rolled.transitions.observation
+        if self._mirror is not None:
+            seen = jax.tree.map(lambda *of: jnp.concatenate(of, axis=1), seen, self._mirror.observation(seen))
+        normalizer = running_statistics.update(state.normalizer, seen)
         health = Health(
             rollout={name: locate(bad) for name, bad in rolled.bad.items()},
             learner_finite={

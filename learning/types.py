@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -39,6 +39,19 @@ class EnvState(Protocol):
     @property
     def info(self) -> dict[str, Any]:
         """Holds `truncation` (B,) and `final_obs` (like `obs`)."""
+        ...
+
+
+class Mirror(Protocol):
+    """Exchanges left and right; twice is nothing."""
+
+    def observation(self, obs: dict[str, Float[Array, "*batch _"]]) -> dict[str, Float[Array, "*batch _"]]:
+        """Reflects every observation."""
+        ...
+
+    @property
+    def action(self) -> Callable[[Float[Array, "*batch nu"]], Float[Array, "*batch nu"]]:
+        """Reflects an action."""
         ...
 
 

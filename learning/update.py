@@ -16,7 +16,8 @@ from brax.training.types import Transition
 from jaxtyping import Array, Float, Int
 
 from learning.config import PPOConfig
-from learning.networks import Weights, limit_std
+from learning.networks import AgentParams, Weights, limit_std
+from learning.types import Mirror
 
 LOSS_NAMES = {
     "total_loss": "loss/total",
@@ -69,6 +70,38 @@ def minibatch_indices(config: PPOConfig, key: jax.Array) -> Int[Array, "steps en
     return order.reshape(config.num_epochs * config.num_minibatches, -1)
 
 
+def with_mirror_images(
+    transitions: Transition,
+    mirror: Mirror,
+    agent: AgentParams,
+    networks: ppo_networks.PPONetworks,
+) -> Transition:
+    """The transitions of as many environments again, left and right exchanged.
+
+    A mirror image counts as drawn by the policy itself in the mirrored state: probability ratios start at 1, whether
+    the policy is symmetric yet or not (unlike in Mittal et al. 2024, Symmetry Considerations for Learning Task
+    Symmetric Robot Policies, where an image keeps the probability of its original).
+    """
+    extras: Any = transitions.extras
+    seen: Any = transitions.observation
+    after: Any = transitions.next_observation
+    observation = mirror.observation(seen)
+    raw_action = mirror.action(extras["policy_extras"]["raw_action"])
+    logits = networks.policy_network.apply(agent.normalizer, agent.policy, observation)
+    policy_extras = {
+        "raw_action": raw_action,
+        "log_prob": networks.parametric_action_distribution.log_prob(logits, raw_action),
+        "distribution_params": logits,
+        "value": networks.value_network.apply(agent.normalizer, agent.value, observation),
+    }
+    images = transitions._replace(
+        observation=observation,
+        next_observation=mirror.observation(after),
+        extras={**extras, "policy_extras": policy_extras},
+    )
+    return jax.tree.map(lambda one, other: jnp.concatenate([one, other], axis=1), transitions, images)
+
+
 def update(
     learned: Learned,
     transitions: Transition,
@@ -76,6 +109,7 @@ def update(
     networks: ppo_networks.PPONetworks,
     config: PPOConfig,
     key: jax.Array,
+    mirror: Mirror | None = None,
 ) -> tuple[Learned, dict[str, Float[Array, ""]]]:
     """All epochs of gradient steps on the samples of one iteration, as one scan.
 
@@ -89,6 +123,7 @@ def update(
         networks: The agent's networks.
         config: Settings.
         key: For the permutations.
+        mirror: If given, every minibatch holds the mirror images of its transitions as well.
 
     Returns:
         What was learned, and the metrics averaged over the gradient steps.
@@ -106,6 +141,11 @@ def update(
         clipping_epsilon_value=config.value_clip,
     )
     key_order, key_loss = jax.random.split(key)
+    order = minibatch_indices(config, key_order)
+    if mirror is not None:
+        agent = AgentParams(normalizer, learned.weights.policy, learned.weights.value)
+        transitions = with_mirror_images(transitions, mirror, agent, networks)
+        order = jnp.concatenate([order, order + config.num_envs], axis=1)
 
     def gradient_step(learned: Learned, envs: Int[Array, " envs"]) -> tuple[Learned, dict[str, Array]]:
         minibatch = jax.tree.map(lambda x: jnp.swapaxes(jnp.take(x, envs, axis=1), 0, 1), transitions)
@@ -123,6 +163,6 @@ def update(
         named["loss/gradient_norm"] = optax.tree.norm(grads)
         return Learned(weights, optimizer_state, learning_rate), named
 
-    learned, metrics = jax.lax.scan(gradient_step, learned, minibatch_indices(config, key_order))
+    learned, metrics = jax.lax.scan(gradient_step, learned, order)
     metrics = {name: jnp.mean(value) for name, value in metrics.items()}
     return learned, {**metrics, "policy/learning_rate": learned.learning_rate}
