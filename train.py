@@ -116,6 +116,8 @@ def _use_all_cores() -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # JAX is in use already: then its devices are fixed, and as good
         jax.config.update("jax_num_cpu_devices", cores)
+        # The newer partitioner crashes XLA on MJX's step over several CPU devices (jax 0.11.2, a segmentation fault).
+        jax.config.update("jax_use_shardy_partitioner", False)
 
 
 def _devices(num_envs: int) -> list[Any]:

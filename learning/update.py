@@ -78,19 +78,20 @@ def with_mirror_images(
 ) -> Transition:
     """The transitions of as many environments again, left and right exchanged.
 
-    A mirror image counts as drawn by the policy itself in the mirrored state: probability ratios start at 1, whether
-    the policy is symmetric yet or not (unlike in Mittal et al. 2024, Symmetry Considerations for Learning Task
-    Symmetric Robot Policies, where an image keeps the probability of its original).
+    An image counts as likely as its original (Mittal et al. 2024, Symmetry Considerations for Learning Task Symmetric
+    Robot Policies), or as the policy makes it in the mirrored state, if that is likelier: probability ratios start at 1
+    or below, however asymmetric the policy still is. Ratios to what a policy would hardly ever do have no bound.
     """
     extras: Any = transitions.extras
     seen: Any = transitions.observation
     after: Any = transitions.next_observation
     observation = mirror.observation(seen)
     raw_action = mirror.action(extras["policy_extras"]["raw_action"])
+    likely = extras["policy_extras"]["log_prob"]
     logits = networks.policy_network.apply(agent.normalizer, agent.policy, observation)
     policy_extras = {
         "raw_action": raw_action,
-        "log_prob": networks.parametric_action_distribution.log_prob(logits, raw_action),
+        "log_prob": jnp.maximum(networks.parametric_action_distribution.log_prob(logits, raw_action), likely),
         "distribution_params": logits,
         "value": networks.value_network.apply(agent.normalizer, agent.value, observation),
     }

@@ -128,7 +128,7 @@ SMALL = PPOConfig(
 )
 
 
-def test_images_are_what_the_policy_would_have_done_there():
+def test_images_are_as_likely_as_their_originals_or_likelier():
     learner = Learner(Sided(), SMALL)
     state = learner.init()
     _, transition = learner._step(state.agent, state.env_state, jax.random.PRNGKey(0))
@@ -139,7 +139,20 @@ def test_images_are_what_the_policy_would_have_done_there():
     np.testing.assert_array_equal(both.reward[:, 16:], both.reward[:, :16])
     logits = learner.networks.policy_network.apply(state.normalizer, state.weights.policy, both.observation)
     log_prob = learner.networks.parametric_action_distribution.log_prob(logits, extras["raw_action"])
-    np.testing.assert_allclose(extras["log_prob"], log_prob, rtol=1e-5)
+    np.testing.assert_allclose(extras["distribution_params"], logits, rtol=1e-5)
+    likelier = np.maximum(log_prob[:, 16:], log_prob[:, :16])
+    np.testing.assert_allclose(extras["log_prob"], np.concatenate([log_prob[:, :16], likelier], axis=1), rtol=1e-5)
+
+
+def test_images_that_the_policy_would_never_draw_keep_the_loss_finite():
+    learner = Learner(Sided(), SMALL)
+    state = learner.init()
+    far = jax.tree.map(lambda x: x, state.weights.policy)
+    far = jax.tree.map_with_path(lambda path, x: x + 50.0 if "bias" in jax.tree_util.keystr(path) else x, far)
+    odd = state.replace(weights=state.weights.replace(policy=far))  # far to one side wherever it is
+    after, metrics, _ = learner.iterate(odd)
+    assert np.isfinite(metrics["loss/total"])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.weights))
 
 
 def test_a_policy_that_learns_from_its_images_becomes_symmetric():
