@@ -95,7 +95,7 @@ class InteriorPoint(Method):
     proximal: float = 3e4  # 1/δ: largest stiffness of a row, relative to its natural one
     start: float = 0.3  # the first μ, relative to the energy of the unconstrained motion
     boundary: float = 0.99  # share of the way to the nearest bound that a step may go
-    kernels: Kernels = "auto"  # for NVIDIA GPUs
+    kernels: Kernels = "auto"  # auto, pallas: kernels for NVIDIA GPUs; xla; parallel: XLA, in O(log N) steps
 
     def cold_start(self, problem: LTVProblem) -> WarmStart:
         """Zero inputs (or the nearest within the bounds) and zero multipliers."""
@@ -219,7 +219,7 @@ def _iterate(method: InteriorPoint, problem: LTVProblem, rows: Rows, state: _Ite
     )
     soft = jax.tree.map(lambda s, z: s + delta * z, slack, force)
     rigid = jnp.where(rows.equal, 1 / jnp.where(rows.equal, delta, 1), 0)
-    factors = factorize(problem, force.below / soft.below + force.above / soft.above + rigid)
+    factors = factorize(problem, force.below / soft.below + force.above / soft.above + rigid, method.kernels)
 
     def newton(complement: _Sides) -> tuple[Array, _Sides, _Sides, Array]:
         """The step with s dz + z ds = −complement and ds = −off − C (dx, du) + δ dz, dz eliminated."""

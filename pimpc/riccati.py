@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pimpc import riccati_gpu
+from pimpc import riccati_gpu, riccati_parallel
 from pimpc.batching import on_batches
+from pimpc.dense import as_matrix, dot, inverse, scale
 from pimpc.problem import as_matrices
 
-Kernels = Literal["auto", "xla", "pallas"]  # auto: pallas where it can run
+Kernels = Literal["auto", "xla", "parallel", "pallas"]  # auto: pallas where it can run, else xla
 T = TypeVar("T")
-_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Factors(NamedTuple):
@@ -31,6 +31,7 @@ class Factors(NamedTuple):
     gain: Float[Array, "N nu nx"]  # by which they answer the state before
     AB: Float[Array, "N nx n"]  # [A_k, B_k]
     S: Float[Array, "N nu"] | Float[Array, "N nu nu"]
+    loop: Float[Array, "N n n"] | None = None  # the stages' closed loops, for `pimpc.riccati_parallel`
 
 
 class Step(NamedTuple):
@@ -61,14 +62,15 @@ def newton(
         S: Weights of the input rates, likewise.
         free: The inputs that may move.
         slopes: Linear terms.
-        kernels: `"pallas"`: a kernel for NVIDIA GPUs, in float32, for diagonal weights and up to 32 inputs and states.
+        kernels: `"pallas"`: a kernel for NVIDIA GPUs, in float32, for diagonal weights and up to 32 inputs and states;
+            `"parallel"`: associative scans over the stages.
 
     Returns:
         A step for each; NaN if the problem is not strictly convex in the free inputs.
     """
 
     def xla() -> list[Step]:
-        factors = factorize(A, B, as_matrices(Q), as_matrices(R), S, free)
+        factors = factorize(A, B, as_matrices(Q), as_matrices(R), S, free, kernels)
         return [minimize(factors, l_x, jnp.where(free, l_u, 0)) for l_x, l_u in slopes]
 
     def pallas() -> list[Step]:
@@ -91,35 +93,10 @@ def choose(kernels: Kernels, fits: bool, pallas: Callable[[], T], xla: Callable[
                 'are bounded on one side at most, and early_stop; kernels="auto" takes every problem.'
             )
         return pallas()
-    if kernels == "xla" or not fits or jax.default_backend() != "gpu":
+    if kernels in ("xla", "parallel") or not fits or jax.default_backend() != "gpu":
         return xla()
     # A program traced on a machine with a GPU may still be compiled for its CPU.
     return jax.lax.platform_dependent(cuda=pallas, default=xla)
-
-
-def _dot(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=_HIGHEST)
-
-
-def _matrix(S: Array) -> Array:
-    return jnp.diag(S) if S.ndim == 1 else S
-
-
-def _scale(S: Array, v: Array) -> Array:
-    """S v, where S is a diagonal or a matrix and v a vector or a matrix."""
-    if S.ndim == 2:
-        return _dot(S, v)
-    return S * v if v.ndim == 1 else S[:, None] * v
-
-
-def inverse(K: Float[Array, "n n"], free: Bool[Array, " n"]) -> Float[Array, "n n"]:
-    """The inverse on the free rows and columns, zero on the others; NaN if K is not positive definite there."""
-    mask = free.astype(K.dtype)
-    unit = mask / jnp.sqrt(jnp.where(free, jnp.diag(K), 1))
-    factor = jnp.linalg.cholesky(K * unit[:, None] * unit + jnp.diag(1 - mask))
-    half = jax.lax.linalg.triangular_solve(factor, jnp.eye(len(K), dtype=K.dtype), left_side=True, lower=True)
-    whole = jax.lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True)
-    return 0.5 * unit[:, None] * (whole + whole.T) * unit
 
 
 def factorize(
@@ -129,6 +106,7 @@ def factorize(
     R: Float[Array, "N nu nu"],
     S: Float[Array, "N nu"] | Float[Array, "N nu nu"],
     free: Bool[Array, "N nu"],
+    kernels: Kernels = "xla",
 ) -> Factors:
     """The backward pass over the Hessians.
 
@@ -139,26 +117,30 @@ def factorize(
         R: Weights of the inputs.
         S: Weights of the input rates, diagonals or matrices.
         free: The inputs that may move.
+        kernels: `"parallel"`: an associative scan over the stages; all others: one stage after another.
 
     Returns:
         What `minimize` needs; NaN if the problem is not strictly convex in the free inputs.
     """
     nx, nu = B.shape[1:]
     AB = jnp.concatenate([A, B], axis=2)
+    if kernels == "parallel":
+        W, gain = riccati_parallel.gains(A, B, Q, R, S, free)
+        return Factors(W, gain, AB, S, riccati_parallel.closed_loop(AB, S, W, gain))
     BA = jnp.swapaxes(AB, 1, 2)  # once for all: a product with a transposed matrix takes a CPU twice the time
 
     def stage(value: tuple[Array, ...], data: tuple[Array, ...]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
         P_xx, P_ux, P_uu = value  # of (dx_{k+1}, du_k), without Q_k and R_k
         AB, BA, Q, R, S, free = data
         # Few products of a fair size: small ones cost their overhead.
-        P = _dot(jnp.concatenate([P_xx + Q, P_ux]), AB)
-        full = _dot(BA, P[:nx])
+        P = dot(jnp.concatenate([P_xx + Q, P_ux]), AB)
+        full = dot(BA, P[:nx])
         mixed = P[nx:, nx:]
-        W = inverse(full[nx:, nx:] + mixed + mixed.T + P_uu + R + _matrix(S), free)
+        W = inverse(full[nx:, nx:] + mixed + mixed.T + P_uu + R + as_matrix(S), free)
         cross = full[nx:, :nx] + P[nx:, :nx]
-        gain = _dot(W, cross)
-        WS = _scale(S, W).T
-        before = full[:nx, :nx] - _dot(cross.T, gain), _scale(S, gain), _matrix(S) - _scale(S, WS)
+        gain = dot(W, cross)
+        WS = scale(S, W).T
+        before = full[:nx, :nx] - dot(cross.T, gain), scale(S, gain), as_matrix(S) - scale(S, WS)
         return before, (W, gain)
 
     end = tuple(jnp.zeros(shape, B.dtype) for shape in ((nx, nx), (nu, nx), (nu, nu)))
@@ -168,22 +150,25 @@ def factorize(
 
 def minimize(factors: Factors, l_x: Float[Array, "N nx"], l_u: Float[Array, "N nu"]) -> Step:
     """The minimizer for linear terms l_x and l_u, the latter zero on inputs that are not free."""
+    if factors.loop is not None:
+        loop, AB, S, W, gain = factors.loop, factors.AB, factors.S, factors.inverse, factors.gain
+        return Step(*riccati_parallel.minimize(loop, AB, S, W, gain, l_x, l_u))
     nu, nx = factors.gain.shape[1:]
     both = jnp.concatenate([factors.gain, factors.inverse], axis=2)
     stages = both, factors.AB, factors.S
 
     def backward(slope: tuple[Array, Array], data: tuple[Any, ...]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         (both, AB, S), l_x, l_u = data
-        pulled = _dot(slope[0] + l_x, AB)
+        pulled = dot(slope[0] + l_x, AB)
         g = l_u + pulled[nx:] + slope[1]
-        answer = _dot(g, both)  # (gainᵀ g, W g)
+        answer = dot(g, both)  # (gainᵀ g, W g)
         Wg = answer[nx:]
-        return (pulled[:nx] - answer[:nx], _scale(S, Wg)), (Wg, 0.5 * jnp.sum(g * Wg))
+        return (pulled[:nx] - answer[:nx], scale(S, Wg)), (Wg, 0.5 * jnp.sum(g * Wg))
 
     def forward(before: tuple[Array, Array], data: tuple[Any, ...]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         (both, AB, S), Wg = data
-        u = -Wg - _dot(both, jnp.concatenate([before[0], -_scale(S, before[1])]))
-        after = _dot(AB, jnp.concatenate([before[0], u])), u
+        u = -Wg - dot(both, jnp.concatenate([before[0], -scale(S, before[1])]))
+        after = dot(AB, jnp.concatenate([before[0], u])), u
         return after, after
 
     start = jnp.zeros(nx, l_u.dtype), jnp.zeros(nu, l_u.dtype)

@@ -5,10 +5,12 @@ from jaxtyping import Array, Float
 
 from pimpc import problem as plain
 from pimpc.batching import on_batches
+from pimpc.dense import dot
 from pimpc.lanes import WARP, Lanes, Row, Table, add, each_stage, load, pack, store, unpack
 from pimpc.problem import LTVProblem
 from pimpc.riccati import Kernels, choose
 from pimpc.riccati_gpu import launch, width
+from pimpc.riccati_parallel import recur
 
 
 def roll_out(problem: LTVProblem, u: Float[Array, "N nu"], kernels: Kernels = "auto") -> Float[Array, "T nx"]:
@@ -17,6 +19,10 @@ def roll_out(problem: LTVProblem, u: Float[Array, "N nu"], kernels: Kernels = "a
     def by_kernel() -> Array:
         return on_batches(lambda data: batch(*data))((problem.A, problem.x0, plain.drive(problem, u)))
 
+    if kernels == "parallel":
+        drive = plain.drive(problem, u)
+        drive = drive.at[0].add(dot(problem.A[0], problem.x0))
+        return jnp.concatenate([problem.x0[None], recur(problem.A, drive)])
     fits = u.dtype == jnp.float32 and problem.x0.shape[-1] <= WARP
     return choose(kernels, fits, by_kernel, lambda: plain.roll_out(problem, u))
 

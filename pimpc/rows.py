@@ -71,7 +71,7 @@ def pull(problem: LTVProblem, push: Float[Array, " M"]) -> tuple[Float[Array, "N
     return (jnp.zeros_like(problem.x_ref) if by.states is None else by.states), l_u
 
 
-def factorize(problem: LTVProblem, D: Float[Array, " M"]) -> riccati.Factors:
+def factorize(problem: LTVProblem, D: Float[Array, " M"], kernels: riccati.Kernels = "xla") -> riccati.Factors:
     """Factorizes the Hessian + Cᵀ D C."""
     Q, R = as_matrices(problem.Q), as_matrices(problem.R)
     on = unflatten(problem, D)
@@ -80,4 +80,4 @@ def factorize(problem: LTVProblem, D: Float[Array, " M"]) -> riccati.Factors:
     R = R if on.inputs is None else R + jax.vmap(jnp.diag)(on.inputs)
     Q = Q if on.states is None else Q + jax.vmap(jnp.diag)(on.states)
     free = ~fixed_inputs(problem)
-    return riccati.factorize(problem.A, problem.B, Q, R, problem.S, free)
+    return riccati.factorize(problem.A, problem.B, Q, R, problem.S, free, kernels)

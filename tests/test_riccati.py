@@ -27,12 +27,13 @@ def slopes(A, B, free):
     )
 
 
+@pytest.mark.parametrize("kernels", ["xla", "parallel"])
 @pytest.mark.parametrize("full", [True, False])
-def test_minimizer_is_that_of_the_dense_problem(full):
+def test_minimizer_is_that_of_the_dense_problem(full, kernels):
     with jax.enable_x64(True):
         A, B, Q, R, S, free = stages(0, np.float64, full)
         l_x, l_u = slopes(A, B, free)
-        answer = riccati.minimize(riccati.factorize(A, B, Q, R, S, free), l_x, l_u)
+        answer = riccati.minimize(riccati.factorize(A, B, Q, R, S, free, kernels), l_x, l_u)
     A, B, Q, R, S, l_x, l_u, dx, du, saved = jax.device_get((A, B, Q, R, S, l_x, l_u, *answer))
     N, nx, nu = B.shape
     to_state = np.zeros((N, nx, N, nu))  # dx_{k+1} by du_j
@@ -72,3 +73,23 @@ def test_an_indefinite_hessian_gives_nan():
     A, B, Q, R, S, free = stages(0, np.float32)
     R = R - 1e3 * np.eye(3, dtype=np.float32)
     assert np.any(np.isnan(riccati.factorize(A, B, Q, R, S, free).inverse))
+
+
+@pytest.mark.parametrize("N", [1, 2, 7, 64])
+def test_parallel_recursions_are_the_sequential_ones(N):
+    with jax.enable_x64(True):
+        A, B, Q, R, S, free = stages(3, np.float64, N=N)
+        l_x, l_u = slopes(A, B, free)
+        factors = [riccati.factorize(A, B, Q, R, S, free, kernels) for kernels in ("xla", "parallel")]
+        steps = [riccati.minimize(of, l_x, l_u) for of in factors]
+    for field in ("inverse", "gain"):
+        one, other = (np.asarray(getattr(of, field)) for of in factors)
+        np.testing.assert_allclose(other, one, atol=1e-9 * np.abs(one).max(initial=1))
+    for one, other in zip(*steps, strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-9 * np.abs(one).max(initial=1))
+
+
+def test_an_indefinite_hessian_gives_nan_in_parallel_too():
+    A, B, Q, R, S, free = stages(2, np.float32)
+    factors = riccati.factorize(A, B, Q, R.at[2].add(-1e3 * jnp.eye(R.shape[1])), S, jnp.ones_like(free), "parallel")
+    assert np.any(np.isnan(factors.inverse))
