@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -103,6 +104,20 @@ def with_mirror_images(
     return jax.tree.map(lambda one, other: jnp.concatenate([one, other], axis=1), transitions, images)
 
 
+def _make_loss(networks: ppo_networks.PPONetworks, config: PPOConfig) -> Callable[..., Any]:
+    return functools.partial(
+        ppo_losses.compute_ppo_loss,
+        ppo_network=networks,
+        entropy_cost=config.entropy_cost,
+        discounting=config.discount,
+        gae_lambda=config.gae_lambda,
+        clipping_epsilon=config.clip,
+        normalize_advantage=True,
+        vf_coefficient=config.value_cost,
+        clipping_epsilon_value=config.value_clip,
+    )
+
+
 def update(
     learned: Learned,
     transitions: Transition,
@@ -129,18 +144,7 @@ def update(
     Returns:
         What was learned, and the metrics averaged over the gradient steps.
     """
-    optimizer = make_optimizer(config)
-    loss = functools.partial(
-        ppo_losses.compute_ppo_loss,
-        ppo_network=networks,
-        entropy_cost=config.entropy_cost,
-        discounting=config.discount,
-        gae_lambda=config.gae_lambda,
-        clipping_epsilon=config.clip,
-        normalize_advantage=True,
-        vf_coefficient=config.value_cost,
-        clipping_epsilon_value=config.value_clip,
-    )
+    optimizer, loss = make_optimizer(config), _make_loss(networks, config)
     key_order, key_loss = jax.random.split(key)
     order = minibatch_indices(config, key_order)
     if mirror is not None:
