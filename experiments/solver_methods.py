@@ -93,6 +93,7 @@ def methods() -> dict[str, Method]:
     everything: tuple[Method, ...] = (
         OurInteriorPoint("InteriorPoint", "auto"),
         OurInteriorPoint("InteriorPoint (xla)", "xla"),
+        OurInteriorPoint("InteriorPoint (parallel)", "parallel"),
         OurPiADMM(),
         CpuMethod("PIQP", PIQP),
         CpuMethod("OSQP", OSQP),

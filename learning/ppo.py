@@ -69,7 +69,10 @@ class _ShardedEnv:
 
 
 def _mirror_of(env: Env) -> Mirror:
-    mirror = getattr(env, "mirror", None)
+    try:
+        mirror = getattr(env, "mirror", None)
+    except ValueError as error:
+        raise ValueError(f"{error} Learn without mirror images then: PPOConfig.mirror = False.") from error
     if mirror is None:
         raise ValueError("PPOConfig.mirror needs an environment that says what its mirror image is (`Env.mirror`).")
     return mirror

@@ -5,7 +5,8 @@
 
 The value of stage k is a quadratic in (dx_k, du_{k−1}). Its Hessian does not depend on l_x and l_u, so that one
 factorization serves several right-hand sides (Rao, Wright and Rawlings, Application of interior-point methods to model
-predictive control, 1998, section 3.2; here the previous input joins the state for the sake of S).
+predictive control, 1998, section 3.2; here the previous input joins the state for the sake of S). The stages follow one
+another; `pimpc.riccati_parallel` does the same in O(log N) steps.
 """
 
 from collections.abc import Callable

@@ -111,6 +111,14 @@ def test_a_robot_that_is_not_symmetric_is_named():
         symmetry.mirror(compile_robot(odd))
 
 
+class Lopsided(PointMass):
+    """A point mass without a reflection of its own."""
+
+    @property
+    def mirror(self):
+        raise ValueError("It is not its own mirror image.")
+
+
 class Sided(PointMass):
     """The point mass, and its reflection."""
 
@@ -174,5 +182,7 @@ def test_a_policy_that_learns_from_its_images_becomes_symmetric():
 
 
 def test_an_environment_without_an_image_is_told_so():
-    with pytest.raises(ValueError, match="mirror image"):
+    with pytest.raises(ValueError, match="says what its mirror image is"):
         Learner(PointMass(), SMALL)
+    with pytest.raises(ValueError, match="not its own mirror image. Learn without mirror images then"):
+        Learner(Lopsided(), SMALL)
