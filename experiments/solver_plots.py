@@ -18,6 +18,7 @@ from experiments.solver_records import (
 STYLES = {  # method: color, marker
     "InteriorPoint": ("#1f5fa8", "o"),
     "InteriorPoint (xla)": ("#7fb0e0", "o"),
+    "InteriorPoint (parallel)": ("#0b3c6f", "o"),
     "PiADMM": ("#8c8c8c", "X"),
     "PIQP": ("#b3541e", "s"),
     "OSQP": ("#d99a2b", "D"),

@@ -184,5 +184,5 @@ def test_a_policy_that_learns_from_its_images_becomes_symmetric():
 def test_an_environment_without_an_image_is_told_so():
     with pytest.raises(ValueError, match="says what its mirror image is"):
         Learner(PointMass(), SMALL)
-    with pytest.raises(ValueError, match="not its own mirror image. Learn without mirror images then"):
+    with pytest.raises(ValueError, match="Learn without mirror images then"):
         Learner(Lopsided(), SMALL)
