@@ -1,4 +1,4 @@
-"""The roll-out as one GPU kernel, where XLA launches a few for every stage."""
+"""Roll-outs as one GPU kernel, where XLA launches a few for every stage, or as an associative scan."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -14,7 +14,7 @@ from pimpc.riccati_parallel import recur
 
 
 def roll_out(problem: LTVProblem, u: Float[Array, "N nu"], kernels: Kernels = "auto") -> Float[Array, "T nx"]:
-    """As `pimpc.problem.roll_out`, by a kernel where there is a GPU for it; not differentiable there."""
+    """As `pimpc.problem.roll_out`, computed as `InteriorPoint.kernels` says; the kernel is not differentiable."""
 
     def by_kernel() -> Array:
         return on_batches(lambda data: batch(*data))((problem.A, problem.x0, plain.drive(problem, u)))

@@ -1,5 +1,7 @@
 """The Riccati recursions against dense linear algebra."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,13 +77,18 @@ def test_an_indefinite_hessian_gives_nan():
     assert np.any(np.isnan(riccati.factorize(A, B, Q, R, S, free).inverse))
 
 
-@pytest.mark.parametrize("N", [1, 2, 7, 64])
+@pytest.mark.parametrize("N", [1, 7, 64])
 def test_parallel_recursions_are_the_sequential_ones(N):
     with jax.enable_x64(True):
         A, B, Q, R, S, free = stages(3, np.float64, N=N)
         l_x, l_u = slopes(A, B, free)
-        factors = [riccati.factorize(A, B, Q, R, S, free, kernels) for kernels in ("xla", "parallel")]
-        steps = [riccati.minimize(of, l_x, l_u) for of in factors]
+
+        @functools.partial(jax.jit, static_argnums=0)
+        def solve(kernels):
+            factors = riccati.factorize(A, B, Q, R, S, free, kernels)
+            return factors, riccati.minimize(factors, l_x, l_u)
+
+        factors, steps = zip(solve("xla"), solve("parallel"), strict=True)
     for field in ("inverse", "gain"):
         one, other = (np.asarray(getattr(of, field)) for of in factors)
         np.testing.assert_allclose(other, one, atol=1e-9 * np.abs(one).max(initial=1))
