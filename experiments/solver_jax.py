@@ -100,7 +100,8 @@ def _with_deviation(answer: Answer, first: np.ndarray, instances: np.ndarray) ->
     same = (first == earlier) | (np.isnan(first) & np.isnan(earlier))
     difference = np.where(same, 0, np.abs(first - earlier))
     scale = np.max(np.abs(first), where=np.isfinite(first), initial=0)
-    worst = float(np.nan_to_num(difference, nan=np.inf).max(initial=0) / max(scale, np.finfo(first.dtype).tiny))
+    difference = np.where(np.isnan(difference), np.inf, difference)  # a NaN on one side alone
+    worst = float(difference.max(initial=0) / max(scale, np.finfo(first.dtype).tiny))
     return dataclasses.replace(answer, repeat_deviation=worst)
 
 

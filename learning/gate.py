@@ -155,10 +155,8 @@ def run_gate(env: VelocityEnv, policy: Policy, config: GateConfig, bars: Bars, p
         earlier += episodes.steps
     fell = ~signals.alive[-1]
     weight = env.robot.mass * float(np.linalg.norm(env.robot.mj_model.opt.gravity))
-    summary = {
-        name: summarize(fell, figures, weight, mask)
-        for name, mask in {"all": plain.noisy | True, "with_noise": plain.noisy, "without_noise": ~plain.noisy}.items()
-    }
+    groups = {"all": np.ones_like(plain.noisy), "with_noise": plain.noisy, "without_noise": ~plain.noisy}
+    summary = {name: summarize(fell, figures, weight, mask) for name, mask in groups.items()}
     verdicts = judge(summary["all"], survival[bars.push_strength], bars)
     return GateResult(plain.command, fell, figures, summary, survival, verdicts)
 

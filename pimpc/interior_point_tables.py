@@ -1,4 +1,4 @@
-"""What the kernels of `pimpc.interior_point_warp` share: tables, and the bounds as sides C (u_k, x_{k+1}) ≤ limit.
+"""What the passes of `pimpc.interior_point_warp` share: tables, and the bounds as sides C (u_k, x_{k+1}) ≤ limit.
 
 All bounds are treated alike: the lower ones negated, the upper ones, the rows of G.
 """
@@ -35,7 +35,7 @@ class Sides(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """What the kernels share, each (problems, stages, rows, columns); a kernel has those that it reads or writes."""
+    """What the passes share, each (problems, stages, rows, columns)."""
 
     BA: Table  # nx rows of [B_k, A_k]
     cost: Table  # on (u_k, x_{k+1}): weight, reference, weight of the rates, 1 where an input is free
@@ -57,7 +57,7 @@ class Tables(NamedTuple):
 
 
 class Status(NamedTuple):
-    """What the kernels tell each other of a problem, in rows of the table `status`."""
+    """What the passes tell each other of a problem, in rows of the table `status`."""
 
     running: Array  # 1 while it iterates
     iterations: Array
