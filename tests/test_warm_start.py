@@ -9,16 +9,11 @@ import mpc_problems
 import numpy as np
 import pytest
 from mpc_problems import edited
-from test_centroidal import MASS, make_model, make_state
 
 import pimpc
+from experiments import benchmark_warm_start, simulated_walk
 from pimpc import InteriorPoint, Status
-from pimpc import gait as clock
-from pimpc.centroidal import CentroidalConfig, build_problem, discretise, weight_share
 
-CONTROL = 0.02  # s, between solves
-CONFIG, GAIT = CentroidalConfig(), pimpc.GaitConfig()
-SHIFT = CONTROL / CONFIG.dt  # stages
 ROBOTS, STEPS = 4, 40
 
 
@@ -178,45 +173,25 @@ def walk(tolerance):
     commands = np.repeat(rng.uniform([-0.5, -0.3, -0.7], [1.0, 0.3, 0.7], (2, ROBOTS, 3)), STEPS // 2, axis=0)
     pushes = np.zeros((STEPS, ROBOTS, 3))
     pushes[STEPS // 4] = rng.uniform(-12, 12, (ROBOTS, 3)) * [1, 1, 0.3]  # N s
-    model, method = make_model(), InteriorPoint(tolerance=tolerance)
-
-    def tick(carry, told):
-        state, phase, u_prev, before = carry
-        command, push = told
-        problem, contacts = build_problem(CONFIG, GAIT, model, state, phase, command, True, u_prev)
-        cold = pimpc.solve(problem, method)
-        warm = pimpc.solve(problem, method, pimpc.shift(before, SHIFT, problem))
-        arm = state.p_world_foot - state.p_world_com
-        A, B, e = discretise(MASS, CONTROL, arm[None], contacts.stance[:1])
-        x = (A[0] @ problem.x0 + B[0] @ warm.u[0] + e[0]).at[3:6].add(push)
-        phase = clock.advance(phase, GAIT, CONTROL, True, True, command)
-        yaw = state.yaw + CONTROL * command[2]
-        swings = ~contacts.stance[0]
-        R = jnp.where(swings[:, None, None], pimpc.footholds.rotation_z(yaw), state.R_world_foot)
-        foot = jnp.where(swings[:, None], contacts.landing, state.p_world_foot)
-        state = replace(
-            state, p_world_com=x[:3], linear_momentum=x[3:6], angular_momentum=x[6:],
-            p_world_foot=foot, R_world_foot=R, yaw=yaw,
-        )  # fmt: skip
-        return (state, phase, warm.u[0], warm.warm_start), (cold, warm, state.p_world_com[2])
-
-    zeros = jnp.zeros((CONFIG.horizon, 12))
-    start = pimpc.interior_point.WarmStart(zeros, pimpc.residuals.Multipliers(jnp.zeros((CONFIG.horizon, 24)), zeros))
-    first = make_state(), weight_share(model, jnp.ones(2, bool)), start
-    state, u_prev, start = jax.tree.map(lambda a: jnp.stack([a] * ROBOTS), first)
-    phase = jnp.asarray(rng.random(ROBOTS), jnp.float32)
+    walkers = jax.vmap(simulated_walk.start)(jnp.asarray(rng.random(ROBOTS), jnp.float32))
     told = jnp.asarray(commands, jnp.float32), jnp.asarray(pushes, jnp.float32)
-    run = jax.jit(lambda carry, told: jax.lax.scan(jax.vmap(tick), carry, told)[1])
-    return jax.device_get(run((state, phase, u_prev, start), told))
+    return jax.device_get(simulated_walk.walk(walkers, *told, InteriorPoint(tolerance=tolerance)))
 
 
 def test_a_walk_takes_two_thirds_of_the_iterations_from_the_last_answer():
     """At 50 Hz, stages of 70 ms and a tolerance of 1e-3."""
-    cold, warm, height = walk(1e-3)
-    assert np.abs(height - 0.69).max() < 0.05  # they walk on
+    _, cold, warm = walk(1e-3)
+    assert np.abs(warm.x[:, :, 0, 2] - 0.69).max() < 0.05  # they walk on
     cold, warm = (jax.tree.map(lambda a: a[1:], s) for s in (cold, warm))
     assert np.all(warm.status == Status.SOLVED)
     assert warm.iterations.mean() <= 0.75 * cold.iterations.mean()
     assert np.mean(warm.iterations > cold.iterations) <= 0.02
     assert np.all(warm.iterations.astype(int) <= cold.iterations + 3)
     np.testing.assert_allclose(warm.cost, cold.cost, rtol=3e-3)
+
+
+def test_the_benchmark_times_both_starts_of_the_same_problems():
+    row = benchmark_warm_start.measure(batch=2, tolerance=1e-3, moments=1, repeats=1)
+    assert row["cold"]["seconds"] > 0 and row["warm"]["solved"] == 1
+    assert row["warm"]["iterations"] < row["cold"]["iterations"]
+    assert row["cost_difference"] < 3e-3
