@@ -7,7 +7,7 @@ import dataclasses
 from envs.commands import CommandConfig
 from envs.guidance import GuidanceConfig
 from envs.physics import Backend
-from rewards import Tables
+from rewards import Tables, guidance_terms
 
 Range = tuple[float, float]
 
@@ -94,6 +94,12 @@ class VelocityConfig:
             raise ValueError(f"decimation = {self.decimation}: at least one physics step per control step is needed.")
         if self.physics_dt <= 0 or self.episode_seconds <= 0:
             raise ValueError("physics_dt and episode_seconds are durations in seconds and must be positive.")
+        followed = guidance_terms(self.rewards)
+        if followed and not self.guidance.enabled:
+            raise ValueError(
+                f"guidance.enabled = False, but the reward follows the plan ({', '.join(followed)}): give these terms "
+                "no weight (rewards.mpc = NO_GUIDANCE)."
+            )
 
     @property
     def dt(self) -> float:

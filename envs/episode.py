@@ -87,10 +87,15 @@ class Episode:
             angular_momentum=kin.angular_momentum,
             contact=jnp.ones(2, bool),
             peak_height=jnp.zeros(2),
-            guidance=mpc.init(
-                self.config.guidance, self.gait, self.plan_inputs(params, kin, phase, command), self.config.dt
-            ),
+            guidance=self._first_plan(params, kin, phase, command),
         )
+
+    def _first_plan(
+        self, params: ModelParams, kin: Kinematics, phase: Float[Array, ""], command: Float[Array, " 3"]
+    ) -> mpc.GuidanceState | None:
+        if not self.config.guidance.enabled:
+            return None
+        return mpc.init(self.config.guidance, self.gait, self.plan_inputs(params, kin, phase, command), self.config.dt)
 
     def renew(self, task: TaskState, physics: PhysicsState) -> tuple[TaskState, PhysicsState]:
         """Counts down to the next kick and to the next command, and applies those that are due."""
@@ -148,15 +153,17 @@ class Episode:
     ) -> tuple[TaskState, Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The reward of the step that led here, and the episode's memory brought up to date."""
         phase, moving = self.clock(task.phase, task.moving, task.command)
-        aged = dataclasses.replace(task.guidance, age=task.guidance.age + 1)
-        task = task.replace(phase=phase, moving=moving, steps=task.steps + 1, guidance=aged)
-        landmarks = mpc.recall(self.config.guidance, aged, tick, self.config.dt)
+        task, landmarks = task.replace(phase=phase, moving=moving, steps=task.steps + 1), mpc.silence()
+        if task.guidance is not None:
+            aged = dataclasses.replace(task.guidance, age=task.guidance.age + 1)
+            task, landmarks = task.replace(guidance=aged), mpc.recall(self.config.guidance, aged, tick, self.config.dt)
         ctx = reward_context(self.robot, self.gait, task, kin, physics, contacts, action, landmarks, self.config.dt)
         reward, parts = evaluate(self.config.rewards, ctx, self.config.dt)
         metrics = {f"reward/{name}": value for name, value in parts.items()}
         metrics["velocity_error"] = jnp.linalg.norm(ctx.command[:2] - ctx.v_base[:2])
         metrics["yaw_rate_error"] = jnp.abs(ctx.command[2] - ctx.w_base[2])
-        metrics["mpc/landmarks"] = jnp.sum(landmarks.weight > 0).astype(jnp.float32)
+        if self.config.guidance.enabled:
+            metrics["mpc/landmarks"] = jnp.sum(landmarks.weight > 0).astype(jnp.float32)
         task = task.replace(
             last_action=action,
             angular_momentum=kin.angular_momentum,
@@ -172,7 +179,8 @@ class Episode:
         key, noise_key = jax.random.split(task.key)
         noise_free = self.proprioception(kin, physics, task.encoder_bias, task.last_action, task.command, task.phase)
         mass = task.params.body_mass.sum()
-        targets = mpc.next_targets(self.config.guidance, task.guidance, self.config.dt)
+        plan = task.guidance
+        targets = None if plan is None else mpc.next_targets(self.config.guidance, plan, self.config.dt)
         critic = observations.privileged(
             noise_free, kin, contacts.in_contact.astype(noise_free.dtype), contacts.force_world, targets, mass
         )

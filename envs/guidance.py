@@ -35,6 +35,7 @@ WEIGHTS = {
 class GuidanceConfig:
     """How the MPC is solved during training, and how its plan becomes landmarks."""
 
+    enabled: bool = True  # False: no plan is made, and the critic sees none (base-RL)
     every: int = 1  # control steps between solves
     centroidal: CentroidalConfig = dataclasses.field(default_factory=CentroidalConfig)
     max_iterations: int = 12  # of the solver
@@ -189,6 +190,21 @@ def recall(config: GuidanceConfig, state: GuidanceState, tick: Int[Array, ""], d
         landing_valid=state.plan.landing_valid,
         f_world_foot=state.plan.force[stage],
         solved=state.solved,
+    )
+
+
+def silence() -> Guidance:
+    """What a robot without an MPC has to say about the present: no landmark, and no plan behind it."""
+    return Guidance(
+        p_world_com=jnp.zeros((0, 3)),
+        linear_momentum=jnp.zeros((0, 3)),
+        angular_momentum=jnp.zeros((0, 3)),
+        angular_momentum_rate=jnp.zeros((0, 3)),
+        weight=jnp.zeros(0),
+        p_world_landing=jnp.zeros((2, 3)),
+        landing_valid=jnp.zeros(2, bool),
+        f_world_foot=jnp.zeros((2, 3)),
+        solved=jnp.zeros((), bool),
     )
 
 

@@ -27,10 +27,11 @@ def actor_layout(num_joints: int) -> dict[str, int]:
     }
 
 
-def privileged_layout(num_joints: int) -> dict[str, int]:
-    """Names and sizes of the critic's observation, in order."""
+def privileged_layout(num_joints: int, guided: bool = True) -> dict[str, int]:
+    """Names and sizes of the critic's observation, in order; without an MPC there is no plan to see."""
     only_simulated = {"velocity": 3, "height": 1, "foot_height": 2, "contact": 2, "foot_force": 6}
-    return actor_layout(num_joints) | only_simulated | {"com": 3, "com_velocity": 3, "angular_momentum": 3}
+    plan = {"com": 3, "com_velocity": 3, "angular_momentum": 3} if guided else {}
+    return actor_layout(num_joints) | only_simulated | plan
 
 
 def yaw_rotation(yaw: Float[Array, ""]) -> Float[Array, "3 3"]:
@@ -79,7 +80,7 @@ def privileged(
     kin: Kinematics,
     contact: Float[Array, " 2"],
     f_world_foot: Float[Array, "2 3"],
-    targets: Float[Array, " 9"],
+    targets: Float[Array, " 9"] | None,
     mass: Float[Array, ""],
 ) -> Float[Array, " m"]:
     """The critic's observation: the actor's without noise, and what only a simulator knows.
@@ -89,21 +90,23 @@ def privileged(
         kin: kinematics of the robot.
         contact: foot contact flags.
         f_world_foot: contact forces [N].
-        targets: the MPC's next [c, l, k] (world).
+        targets: the MPC's next [c, l, k] (world), if there is one.
         mass: of the robot [kg].
     """
     world_to_yaw = yaw_rotation(kin.yaw).T
     force = f_world_foot @ world_to_yaw.T
-    return jnp.concatenate(
-        [
-            noise_free,
-            world_to_yaw @ kin.v_world_base,
-            kin.p_world_base[2:],
-            kin.p_world_foot[:, 2],
-            contact,
-            (jnp.sign(force) * jnp.log1p(jnp.abs(force))).reshape(-1),
+    seen = [
+        noise_free,
+        world_to_yaw @ kin.v_world_base,
+        kin.p_world_base[2:],
+        kin.p_world_foot[:, 2],
+        contact,
+        (jnp.sign(force) * jnp.log1p(jnp.abs(force))).reshape(-1),
+    ]
+    if targets is not None:
+        seen += [
             world_to_yaw @ (targets[0:3] - kin.p_world_com),
             world_to_yaw @ targets[3:6] / mass,
             world_to_yaw @ targets[6:9],
         ]
-    )
+    return jnp.concatenate(seen)

@@ -48,8 +48,8 @@ class Mirror:
         return {name: self.observations[name](value) for name, value in obs.items()}
 
 
-def mirror(robot: RobotModel) -> Mirror:
-    """The reflection of a robot's actions and observations.
+def mirror(robot: RobotModel, guided: bool = True) -> Mirror:
+    """The reflection of a robot's actions and observations; without an MPC the critic sees no plan.
 
     Raises:
         ValueError: The robot is not its own mirror image.
@@ -66,7 +66,8 @@ def mirror(robot: RobotModel) -> Mirror:
         **dict.fromkeys(("foot_height", "contact"), Swap(np.array([1, 0]), np.ones(2))),
         "foot_force": Swap(np.array([3, 4, 5, 0, 1, 2]), np.array(VECTOR * 2)),
     }
-    layouts = {"state": actor_layout(robot.num_joints), "privileged_state": privileged_layout(robot.num_joints)}
+    critic = privileged_layout(robot.num_joints, guided)
+    layouts = {"state": actor_layout(robot.num_joints), "privileged_state": critic}
     return Mirror(joints, {name: _join([parts[part] for part in layout]) for name, layout in layouts.items()})
 
 

@@ -36,7 +36,7 @@ class TaskState:
     angular_momentum: Float[Array, " 3"]  # at the previous step [kg m²/s]
     contact: Bool[Array, " 2"]
     peak_height: Float[Array, " 2"]  # of each sole since lift-off [m]
-    guidance: GuidanceState
+    guidance: GuidanceState | None  # None: there is no MPC
 
     def replace(self, **changes: object) -> TaskState:
         """A copy with some fields changed."""

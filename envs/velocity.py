@@ -72,13 +72,14 @@ class VelocityEnv:
         Raises:
             ValueError: the robot is not its own mirror image.
         """
-        return mirror(self.robot)
+        return mirror(self.robot, self.config.guidance.enabled)
 
     @property
     def metric_names(self) -> tuple[str, ...]:
         """Keys of `State.metrics`: weighted reward terms per second, tracking errors, falls, and the MPC's health."""
         terms = tuple(f"reward/{name}" for name in weighted_terms(self.config.rewards))
-        return (*terms, "velocity_error", "yaw_rate_error", "episode/fallen", "episode/diverged", *MPC_METRICS)
+        health = MPC_METRICS if self.config.guidance.enabled else ()
+        return (*terms, "velocity_error", "yaw_rate_error", "episode/fallen", "episode/diverged", *health)
 
     # --- Brax's functional shape -----------------------------------------------------------------------------------
 
@@ -142,9 +143,10 @@ class VelocityEnv:
         metrics |= {
             "episode/fallen": fallen.astype(jnp.float32),
             "episode/diverged": (~finite).astype(jnp.float32),
-            "mpc/failed": (~task.guidance.solved).astype(jnp.float32),
-            "mpc/iterations": task.guidance.iterations.astype(jnp.float32),
         }
+        if task.guidance is not None:
+            metrics["mpc/failed"] = (~task.guidance.solved).astype(jnp.float32)
+            metrics["mpc/iterations"] = task.guidance.iterations.astype(jnp.float32)
         keep = {name: jnp.where(done[:, None], value, obs[name]) for name, value in final_obs.items()}
         info = {"task": task, "tick": tick, "truncation": timed_out.astype(jnp.float32), "final_obs": keep}
         return State(physics, obs, reward, done.astype(jnp.float32), metrics, info)
@@ -152,6 +154,10 @@ class VelocityEnv:
     def snapshot(self, state: State, index: int = 0) -> dict[str, Array]:
         """What a picture of one robot and its plan needs: see `learning.video`."""
         physics, task = jax.tree.map(lambda leaf: leaf[index], (state.pipeline_state, state.info["task"]))
+        if task.guidance is None:  # nothing to draw
+            feet = jnp.zeros((2, 3))
+            drawn = {"landing": feet, "landing_valid": jnp.zeros(2, bool), "foot": feet, "force": feet}
+            return {"qpos": physics.qpos, "com_path": jnp.zeros((0, 3)), **drawn}
         plan = task.guidance.plan
         return {
             "qpos": physics.qpos,
@@ -178,6 +184,8 @@ class VelocityEnv:
     def _plan(self, task: TaskState, kin: Kinematics, tick: Int[Array, ""]) -> TaskState:
         """Solves the MPC for all robots when it is due, and files what the plans predict."""
         config = self.config.guidance
+        if task.guidance is None:
+            return task
 
         def solve_all(guidance: mpc.GuidanceState) -> mpc.GuidanceState:
             inputs = jax.vmap(self.one.plan_inputs)(task.params, kin, task.phase, task.command)

@@ -11,6 +11,7 @@ from rewards.tables import (
     RegularizationWeights,
     Tables,
     evaluate,
+    guidance_terms,
     weighted_terms,
 )
 
@@ -26,5 +27,6 @@ __all__ = [
     "RegularizationWeights",
     "Tables",
     "evaluate",
+    "guidance_terms",
     "weighted_terms",
 ]

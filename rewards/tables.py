@@ -102,6 +102,11 @@ def weighted_terms(tables: Tables) -> dict[str, tuple[float, Term]]:
     return {name: (w, functions[name]) for name, w in weights.items() if w != 0.0}
 
 
+def guidance_terms(tables: Tables) -> tuple[str, ...]:
+    """Names of the terms with a weight that follow the MPC's plan."""
+    return tuple(name for name, weight in dataclasses.asdict(tables.mpc).items() if name[:4] == "mpc_" and weight != 0)
+
+
 def evaluate(tables: Tables, ctx: Context, dt: float) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The reward of one control step.
 
