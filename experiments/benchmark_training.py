@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+MARK = "result: "  # begins the lines by which a worker answers
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainingBenchmarkConfig:
@@ -84,10 +86,10 @@ def _answer(worker: subprocess.Popen[str], size: int) -> str:
         RuntimeError: it has ended instead.
     """
     assert worker.stdout
-    line = worker.stdout.readline()
-    if not line:
-        raise RuntimeError(f"The measurement of {size} robots ended without a result; its error is above.")
-    return line
+    for line in worker.stdout:
+        if line.startswith(MARK):  # libraries print, too
+            return line.removeprefix(MARK)
+    raise RuntimeError(f"The measurement of {size} robots ended without a result; its error is above.")
 
 
 def work(config: TrainingBenchmarkConfig) -> int:
@@ -95,9 +97,9 @@ def work(config: TrainingBenchmarkConfig) -> int:
     from experiments.training_cost import compile_cost
 
     measure = compile_cost(config.worker, config.every)
-    print("compiled", flush=True)
+    print(f"{MARK}compiled", flush=True)
     sys.stdin.readline()
-    print(json.dumps(measure(config.iterations)), flush=True)
+    print(f"{MARK}{json.dumps(measure(config.iterations))}", flush=True)
     return 0
 
 
