@@ -18,6 +18,7 @@ class CommandConfig:
     w_z: tuple[float, float] = (-1.0, 1.0)  # rad/s, counter-clockwise
     standing: float = 0.1  # share of commands that are zero
     turning: float = 0.1  # share that turn on the spot
+    overshoot: float = 0.0  # share of a range by which draws may pass its ends, to be cut back: more of the extremes
     resample: tuple[float, float] = (3.0, 8.0)  # s between commands
 
     def __post_init__(self) -> None:
@@ -25,6 +26,8 @@ class CommandConfig:
             low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"CommandConfig.{name} = ({low}, {high}): the lower bound comes first.")
+        if self.overshoot < 0:
+            raise ValueError(f"CommandConfig.overshoot = {self.overshoot}: a share of the range, at least 0.")
         if self.standing < 0 or self.turning < 0 or self.standing + self.turning > 1:
             raise ValueError("CommandConfig.standing and .turning are shares: each ≥ 0, together at most 1.")
 
@@ -39,7 +42,8 @@ def sample(key: PRNGKeyArray, config: CommandConfig) -> Float[Array, " 3"]:
     """One command (v_x, v_y [m/s], ω_z [rad/s]) in the base yaw frame."""
     velocity_key, kind_key = jax.random.split(key)
     low, high = jnp.array([config.v_x, config.v_y, config.w_z]).T
-    command = jax.random.uniform(velocity_key, (3,), minval=low, maxval=high)
+    beyond = config.overshoot * (high - low)
+    command = jax.random.uniform(velocity_key, (3,), minval=low - beyond, maxval=high + beyond).clip(low, high)
     kind = jax.random.uniform(kind_key)
     turn = jnp.array([0.0, 0.0, 1.0])
     command = jnp.where(kind < config.standing + config.turning, command * turn, command)

@@ -22,7 +22,7 @@ from envs.physics import Contacts, ModelParams, Physics, PhysicsState
 from envs.randomization import kick
 from envs.robots import RobotModel
 from envs.state import Observation
-from envs.task import TaskState, reward_context, stand_at
+from envs.task import TaskState, average_error, reward_context, stand_at
 from pimpc.gait import GaitConfig, advance, is_moving
 from pimpc.plan import CentroidalModel, CentroidalState
 from rewards import evaluate
@@ -84,6 +84,7 @@ class Episode:
             phase=phase,
             moving=jnp.zeros((), bool),
             last_action=jnp.zeros(self.robot.num_joints),
+            mean_error=jnp.zeros(3),
             angular_momentum=kin.angular_momentum,
             contact=jnp.ones(2, bool),
             peak_height=jnp.zeros(2),
@@ -153,7 +154,9 @@ class Episode:
     ) -> tuple[TaskState, Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The reward of the step that led here, and the episode's memory brought up to date."""
         phase, moving = self.clock(task.phase, task.moving, task.command)
-        task, landmarks = task.replace(phase=phase, moving=moving, steps=task.steps + 1), mpc.silence()
+        mean_error = average_error(task, kin, self.gait, self.config.dt)
+        task = task.replace(phase=phase, moving=moving, steps=task.steps + 1, mean_error=mean_error)
+        landmarks = mpc.silence()
         if task.guidance is not None:
             aged = dataclasses.replace(task.guidance, age=task.guidance.age + 1)
             task, landmarks = task.replace(guidance=aged), mpc.recall(self.config.guidance, aged, tick, self.config.dt)
@@ -162,6 +165,8 @@ class Episode:
         metrics = {f"reward/{name}": value for name, value in parts.items()}
         metrics["velocity_error"] = jnp.linalg.norm(ctx.command[:2] - ctx.v_base[:2])
         metrics["yaw_rate_error"] = jnp.abs(ctx.command[2] - ctx.w_base[2])
+        metrics["mean_velocity_error"] = jnp.linalg.norm(mean_error[:2])
+        metrics["mean_yaw_rate_error"] = jnp.abs(mean_error[2])
         if self.config.guidance.enabled:
             metrics["mpc/landmarks"] = jnp.sum(landmarks.weight > 0).astype(jnp.float32)
         task = task.replace(

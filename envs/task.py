@@ -33,6 +33,7 @@ class TaskState:
     phase: Float[Array, ""]  # gait phase [cycles]
     moving: Bool[Array, ""]  # the command asks for more than a stand
     last_action: Float[Array, " nj"]
+    mean_error: Float[Array, " 3"]  # of v_x, v_y [m/s], ω_z [rad/s], base yaw frame; see `average_error`
     angular_momentum: Float[Array, " 3"]  # at the previous step [kg m²/s]
     contact: Bool[Array, " 2"]
     peak_height: Float[Array, " 2"]  # of each sole since lift-off [m]
@@ -62,6 +63,13 @@ def stand_at(home: Kinematics, shift: Float[Array, " 3"], yaw: Float[Array, ""])
     )
 
 
+def average_error(task: TaskState, kin: Kinematics, gait: GaitConfig, dt: float) -> Float[Array, " 3"]:
+    """The mean of velocity minus command, brought up to date: exponential, over half a gait period."""
+    velocity = (yaw_rotation(kin.yaw).T @ kin.v_world_base).at[2].set(kin.w_base[2])
+    share = min(1.0, 2.0 * dt / gait.period)
+    return task.mean_error + share * (velocity - task.command - task.mean_error)
+
+
 def reward_context(
     robot: RobotModel,
     gait: GaitConfig,
@@ -86,7 +94,6 @@ def reward_context(
         guidance: the MPC's landmarks for now.
         dt: control period [s].
     """
-    cos, sin = jnp.cos(kin.yaw), jnp.sin(kin.yaw)
     v = kin.v_world_base
     walking = jnp.where(task.moving, robot.pose_std_walking, robot.pose_std_standing)
     R = kin.R_world_base
@@ -95,9 +102,10 @@ def reward_context(
         moving=task.moving,
         scheduled_stance=stance(task.phase, gait, task.moving),
         swing_fraction=swing_fraction(task.phase, gait, task.moving),
-        v_base=jnp.stack([cos * v[0] + sin * v[1], -sin * v[0] + cos * v[1], v[2]]),
+        v_base=yaw_rotation(kin.yaw).T @ v,
         w_base=kin.w_base,
         w_world=R @ kin.w_base,
+        mean_error=task.mean_error,
         gravity_base=kin.projected_gravity,
         q=physics.qpos[robot.qpos_adr],
         q_default=jnp.asarray(robot.default_joint_pos, v.dtype),

@@ -79,7 +79,8 @@ class VelocityEnv:
         """Keys of `State.metrics`: weighted reward terms per second, tracking errors, falls, and the MPC's health."""
         terms = tuple(f"reward/{name}" for name in weighted_terms(self.config.rewards))
         health = MPC_METRICS if self.config.guidance.enabled else ()
-        return (*terms, "velocity_error", "yaw_rate_error", "episode/fallen", "episode/diverged", *health)
+        errors = ("velocity_error", "yaw_rate_error", "mean_velocity_error", "mean_yaw_rate_error")
+        return (*terms, *errors, "episode/fallen", "episode/diverged", *health)
 
     # --- Brax's functional shape -----------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 import jax
 
+from envs.commands import CommandConfig
 from envs.config import NO_PUSHES, NO_RANDOMIZATION, VelocityConfig
 from envs.guidance import GuidanceConfig
 from learning.config import PPOConfig, RunConfig
@@ -19,6 +20,10 @@ from rewards import GuidanceWeights, RegularizationWeights, Tables
 WALKING = Tables(
     mpc=GuidanceWeights(com_scale=10.0, lin_vel_scale=8.0, ang_vel_scale=0.7),
     regularization=RegularizationWeights(action_rate=-0.1, gait=2.0, foot_swing=2.0),
+)
+# A robot that walks already is to go as fast as it is told.
+TRACKING = dataclasses.replace(
+    WALKING, regularization=dataclasses.replace(WALKING.regularization, mean_lin_vel=3.0, mean_ang_vel=3.0)
 )
 
 Preset = Literal["auto", "cpu", "gpu"]
@@ -54,8 +59,14 @@ def preset(name: str) -> TrainConfig:
     guided = VelocityConfig(rewards=WALKING, guidance=GuidanceConfig(every=10))
     ppo = PPOConfig(init_std=0.4, entropy_cost=0.003, target_kl=0.02, value_learning_rate=1e-3)
     if name == "gpu":
-        env = dataclasses.replace(guided, solver_iterations=10)  # as fast as 3 on Warp
-        return TrainConfig(preset="gpu", env=env, ppo=ppo, run=RunConfig(total_env_steps=100_000_000))
+        env = dataclasses.replace(
+            guided,
+            solver_iterations=10,  # as fast as 3 on Warp
+            command=CommandConfig(overshoot=0.2),
+            rewards=TRACKING,
+        )
+        large = dataclasses.replace(ppo, num_envs=8192, unroll_length=16, value_clip=None, mirror=True)
+        return TrainConfig(preset="gpu", env=env, ppo=large, run=RunConfig(total_env_steps=110_000_000))
     if name == "cpu":
         # Few robots, all alike and left alone: a laptop shows in minutes that learning has begun.
         calm = dataclasses.replace(guided, randomization=NO_RANDOMIZATION, push=NO_PUSHES)

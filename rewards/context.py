@@ -54,6 +54,7 @@ class Context:
     v_base: Float[Array, " 3"]  # linear velocity of the base, in its yaw frame [m/s]
     w_base: Float[Array, " 3"]  # angular velocity, base frame [rad/s]
     w_world: Float[Array, " 3"]  # the same, world frame [rad/s]
+    mean_error: Float[Array, " 3"]  # v_base_xy [m/s] and w_base_z [rad/s] minus the command, mean over about a cycle
     gravity_base: Float[Array, " 3"]  # unit gravity direction, base frame [-]
     # Joints
     q: Float[Array, " nj"]  # [rad]

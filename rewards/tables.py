@@ -66,6 +66,8 @@ class RegularizationWeights:
     foot_clear: float = -4.0
     foot_height: float = -0.25
     foot_swing: float = 0.0  # ours
+    mean_lin_vel: float = 0.0  # ours
+    mean_ang_vel: float = 0.0  # ours
     stand_still: float = -4.0
     action_rate: float = -0.25
     joint_lim: float = -1.0

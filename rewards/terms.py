@@ -90,6 +90,20 @@ def foot_swing(ctx: Context, height: float = 0.1, sigma: float = 0.07) -> Scalar
     return jnp.where(ctx.moving, jnp.mean(near), 0.0)
 
 
+def mean_lin_vel(ctx: Context, sigma: float = 0.15) -> Scalar:
+    """1/(1 + ‖ē‖²/σ²), ē the mean velocity error over about a gait cycle: steady tracking [m/s].
+
+    Not in the papers. The sway of a gait moves the momentary velocity by more than a command should be missed by; the
+    mean leaves it out, so its kernel can be narrow. The tails still have a slope where exp(−e²/σ²) has none.
+    """
+    return 1.0 / (1.0 + jnp.sum(ctx.mean_error[:2] ** 2) / sigma**2)
+
+
+def mean_ang_vel(ctx: Context, sigma: float = 0.25) -> Scalar:
+    """1/(1 + ē²/σ²), ē the mean yaw-rate error over about a gait cycle [rad/s]; not in the papers."""
+    return 1.0 / (1.0 + ctx.mean_error[2] ** 2 / sigma**2)
+
+
 def stand_still(ctx: Context) -> Scalar:
     """Σ (q − q₀)² when the command is to stand [rad²]."""
     return jnp.where(ctx.moving, 0.0, jnp.sum((ctx.q - ctx.q_default) ** 2))

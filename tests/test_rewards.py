@@ -47,6 +47,7 @@ def make_context(**changes) -> Context:
         "v_base": jnp.zeros(3),
         "w_base": jnp.zeros(3),
         "w_world": jnp.zeros(3),
+        "mean_error": jnp.zeros(3),
         "gravity_base": jnp.array([0.0, 0.0, -1.0]),
         "q": jnp.zeros(NJ),
         "q_default": jnp.zeros(NJ),
