@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         return work(config)
     from experiments.solver_records import environment
 
-    here = environment()
+    here = environment("0: weights, robots, actions")
     sizes = config.num_envs or ((64,) if here["backend"] == "cpu" else (1024, 2048, 4096, 8192, 16384))
     rows = measure_all(config, sizes)
     config.out.mkdir(parents=True, exist_ok=True)

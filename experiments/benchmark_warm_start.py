@@ -59,7 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
             f"solved {cold['solved']:.1%} and {warm['solved']:.1%}; costs within {row['cost_difference']:.0e}"
         )
     if config.out:
-        config.out.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1))
+        config.out.write_text(
+            json.dumps({"environment": environment("0: commands, pushes, phases"), "rows": rows}, indent=1)
+        )
     return 0
 
 
