@@ -1,8 +1,8 @@
 """Westwood's THEMIS with 28 joints, the robot of MPC-RL.
 
-Motors, gains, the walking pose and the gait's period are those released with the paper (Li et al., arXiv 2606.05687). The
-gains are soft: the legs' natural frequencies are 1 to 2 Hz, so a joint that bears load is far from its target, and the
-nominal pose is one that the robot cannot hold without a policy.
+Motors, gains, the walking pose, its tolerances and the gait's period are those released with the paper (Li et al.,
+arXiv 2606.05687). The gains are soft: the legs' natural frequencies are 1 to 2 Hz, so a joint that bears load is far
+from its target, and told to keep the nominal pose the robot falls forward within a second and a half.
 """
 
 from pathlib import Path
