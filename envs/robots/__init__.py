@@ -7,10 +7,11 @@ from types import ModuleType
 
 from envs.robots.g1 import G1
 from envs.robots.robot import JointGroup, PoseStd, Robot, RobotModel, compile_robot
+from envs.robots.themis import THEMIS
 
-__all__ = ["G1", "JointGroup", "PoseStd", "Robot", "RobotModel", "compile_robot", "get_robot"]
+__all__ = ["G1", "THEMIS", "JointGroup", "PoseStd", "Robot", "RobotModel", "compile_robot", "get_robot"]
 
-_BUILT_IN = {G1.name: G1}
+_BUILT_IN = {robot.name: robot for robot in (G1, THEMIS)}
 
 
 def get_robot(name: str) -> Robot:
@@ -21,7 +22,7 @@ def get_robot(name: str) -> Robot:
     `"my_package.my_robot:MY_ROBOT"`.
 
     Args:
-        name: a built-in name ("g1"), "path/to/file.py:NAME" or "package.module:NAME".
+        name: a built-in name ("g1", "themis"), "path/to/file.py:NAME" or "package.module:NAME".
 
     Returns:
         The robot's data.
