@@ -40,6 +40,7 @@ class GuidanceConfig:
     centroidal: CentroidalConfig = dataclasses.field(default_factory=CentroidalConfig)
     max_iterations: int = 12  # of the solver
     tolerance: float = 1e-3  # relative residual at which a solve is done
+    admm_iterations: int = 0  # if not 0: so many of PiADMM instead, followed wherever they end, as the release does
     weights: Literal["tapered", "uniform", "next_step"] = "tapered"  # α of eq. (14)
     schedule: Literal["buffer", "look_ahead"] = "buffer"  # predictions for now, or the released look-ahead
     optimize: bool = True  # False: the plan is the command-integrated reference, without any MPC
@@ -48,6 +49,8 @@ class GuidanceConfig:
     def __post_init__(self) -> None:
         if self.every < 1:
             raise ValueError(f"GuidanceConfig.every = {self.every}: it counts control steps, so at least 1.")
+        if self.admm_iterations < 0:
+            raise ValueError(f"GuidanceConfig.admm_iterations = {self.admm_iterations}: a number of iterations, or 0.")
 
     def offsets(self, dt: float) -> tuple[int, ...]:
         """δ_ℓ in control steps of `dt` seconds: from one MPC step to the end of the horizon, evenly spread."""
@@ -131,9 +134,8 @@ def solve(
     u_prev = input_at(previous.plan, previous.age * dt, config.centroidal.dt)
     problem, contacts = _pose(config, gait, inputs, u_prev)
     if config.optimize:
-        method = pimpc.InteriorPoint(max_iterations=config.max_iterations, tolerance=config.tolerance)
-        solution = pimpc.solve(problem, method)
-        solved, iterations = solution.status <= pimpc.Status.SOLVED_INACCURATE, solution.iterations
+        solution, solved = _optimize(config, problem)
+        iterations = solution.iterations
         plan = to_plan(solution.x, solution.u, contacts)
     else:
         solved, iterations = jnp.ones((), bool), jnp.zeros((), jnp.int32)
@@ -145,6 +147,16 @@ def solve(
         solved=solved,
         iterations=iterations,
     )
+
+
+def _optimize(config: GuidanceConfig, problem: pimpc.LTVProblem) -> tuple[pimpc.Solution, Bool[Array, ""]]:
+    """The solution, and whether it is to be followed."""
+    if config.admm_iterations:
+        solution = pimpc.solve(problem, pimpc.PiADMM(max_iterations=config.admm_iterations, early_stop=False))
+        return solution, solution.status <= pimpc.Status.MAX_ITERATIONS
+    method = pimpc.InteriorPoint(max_iterations=config.max_iterations, tolerance=config.tolerance)
+    solution = pimpc.solve(problem, method)
+    return solution, solution.status <= pimpc.Status.SOLVED_INACCURATE
 
 
 def remember(config: GuidanceConfig, state: GuidanceState, tick: Int[Array, ""], dt: float) -> GuidanceState:

@@ -42,6 +42,11 @@ def without(config: TrainConfig, term: str) -> TrainConfig:
     return dataclasses.replace(config, env=dataclasses.replace(config.env, rewards=rewards))
 
 
+def released_solver(config: TrainConfig) -> TrainConfig:
+    """The solve of the paper's release: boxes in place of cones, 200 iterations of its ADMM, converged or not."""
+    return guidance(centroidal(config, boxes=True), admm_iterations=200)
+
+
 def control_rate(config: TrainConfig, hertz: float) -> TrainConfig:
     """A solve every so often; the nearest whole number of control steps."""
     return guidance(config, every=max(1, round(1.0 / (hertz * config.env.dt))))
@@ -56,6 +61,7 @@ def variants(config: TrainConfig) -> Mapping[str, Variant]:
         "next_step": partial(guidance, weights="next_step"),
         "uniform": partial(guidance, weights="uniform"),
         "look_ahead": partial(guidance, schedule="look_ahead"),
+        "released_solver": released_solver,
         "blind": partial(guidance, sees_randomization=False),
     }
     named |= {f"horizon_{n}": partial(centroidal, horizon=n) for n in (5, 20, 50)}

@@ -42,6 +42,7 @@ class CentroidalConfig:
     mu_yaw: float = 0.1  # m, |τ_z| ≤ mu_yaw f_z with yaw = "decoupled"
     force_max: float = 2.2  # body weights, normal force of one foot
     yaw: cones.Yaw = field(default="decoupled", metadata={"static": True})  # "decoupled" (12 rows a foot), "full" (17)
+    boxes: bool = field(default=False, metadata={"static": True})  # constant bounds in place of the cones, for ablation
     footholds: FootholdConfig = field(default_factory=FootholdConfig)
 
 
@@ -243,6 +244,8 @@ def _input_constraints(
     """Wrench-cone rows of both feet, and bounds that fix a swing foot's wrench to zero."""
     force_max = config.force_max * model.mass * GRAVITY
     friction = config.friction_margin * model.friction
+    if config.boxes:
+        return _boxes(config, model, contacts, force_max, friction)
     G_foot, h_foot = cones.wrench_cone(friction, model.sole, force_max, config.mu_yaw, config.yaw)
     G = cones.rotate_cone(jnp.broadcast_to(G_foot, (config.horizon, 2, *G_foot.shape)), contacts.R_world_foothold)
     rows = G_foot.shape[0]
@@ -258,6 +261,24 @@ def _input_constraints(
     bound = jnp.repeat(jnp.stack([force, moment]), 3)
     u_max = jnp.where(contacts.stance[..., None], bound, 0.0).reshape(config.horizon, 12)
     return blocks.reshape(config.horizon, 2 * rows, 12), h, -u_max, u_max
+
+
+def _boxes(
+    config: CentroidalConfig,
+    model: CentroidalModel,
+    contacts: ContactPlan,
+    force_max: Float[Array, ""],
+    friction: Float[Array, ""],
+) -> tuple[Float[Array, "N 0 12"], Float[Array, "N 0"], Float[Array, "N 12"], Float[Array, "N 12"]]:
+    """The smallest box around each foot's cone, axes of the world: all that the release of the paper asks of forces."""
+    toe, heel, half_width = model.sole
+    side, zero = jnp.asarray(friction), jnp.zeros(())
+    yaw = jnp.asarray(config.mu_yaw)
+    upper = force_max * jnp.stack([side, side, jnp.ones(()), half_width, heel, yaw])
+    lower = -force_max * jnp.stack([side, side, zero, half_width, toe, yaw])
+    stance = contacts.stance[..., None]
+    u_min, u_max = (jnp.where(stance, b, 0.0).reshape(config.horizon, 12) for b in (lower, upper))
+    return jnp.zeros((config.horizon, 0, 12)), jnp.zeros((config.horizon, 0)), u_min, u_max
 
 
 def to_plan(x: Float[Array, "N+1 9"], u: Float[Array, "N 12"], contacts: ContactPlan) -> Plan:
