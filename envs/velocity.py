@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import mujoco
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from envs import guidance as mpc
@@ -21,6 +22,7 @@ from envs.episode import Episode
 from envs.kinematics import Kinematics
 from envs.physics import Contacts, Physics, PhysicsState, make_physics, nominal_params
 from envs.randomization import randomize
+from envs.replay import c_model
 from envs.robots import RobotModel, compile_robot, get_robot
 from envs.state import State
 from envs.symmetry import Mirror, mirror
@@ -73,6 +75,11 @@ class VelocityEnv:
             ValueError: the robot is not its own mirror image.
         """
         return mirror(self.robot)
+
+    @property
+    def failure_metrics(self) -> tuple[str, ...]:
+        """Metrics that say in how many of its steps a robot's solver or physics failed: 0 or 1 in each."""
+        return ("mpc/failed", "episode/diverged")
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -138,11 +145,12 @@ class VelocityEnv:
 
         task, physics, kin, contacts = self._replace_ended(done, task, physics, kin, contacts)
         task = self._plan(task, kin, now)
+        waiting = task.steps < now % self.config.guidance.every  # for its first solve: it has failed at nothing
         task, obs = jax.vmap(self.one.observe)(task, kin, physics, contacts)
         metrics |= {
             "episode/fallen": fallen.astype(jnp.float32),
             "episode/diverged": (~finite).astype(jnp.float32),
-            "mpc/failed": (~task.guidance.solved).astype(jnp.float32),
+            "mpc/failed": (~task.guidance.solved & ~waiting).astype(jnp.float32),
             "mpc/iterations": task.guidance.iterations.astype(jnp.float32),
         }
         keep = {name: jnp.where(done[:, None], value, obs[name]) for name, value in final_obs.items()}
@@ -161,6 +169,22 @@ class VelocityEnv:
             "foot": plan.p_world_foothold[0],
             "force": plan.force[0],
         }
+
+    def replay_inputs(self, state: State, action: Float[Array, "1 nj"]) -> tuple[mujoco.MjModel, int, dict[str, Any]]:
+        """What physics is about to do to one robot, for C MuJoCo: see `learning.replay`.
+
+        Args:
+            state: a batch of one, before the step.
+            action: of the step.
+
+        Returns:
+            The robot's own model, the physics steps of a control step, and the state and joint targets they begin with.
+        """
+        task, physics, action = jax.tree.map(lambda leaf: leaf[0], (state.info["task"], state.pipeline_state, action))
+        task, physics = self.one.renew(task, physics)
+        inputs = {"qpos": physics.qpos, "qvel": physics.qvel, "qacc_warmstart": physics.qacc_warmstart}
+        inputs["ctrl"] = self.one.joint_targets(action, task.encoder_bias)
+        return c_model(self.robot, task.params), self.config.decimation, jax.device_get(inputs)
 
     # --- Parts ----------------------------------------------------------------------------------------------------
 
