@@ -7,6 +7,7 @@ import dataclasses
 from envs.commands import CommandConfig
 from envs.guidance import GuidanceConfig
 from envs.physics import Backend
+from envs.terrain import TerrainConfig
 from rewards import Tables, guidance_terms
 
 Range = tuple[float, float]
@@ -81,6 +82,7 @@ class VelocityConfig:
     solver_iterations: int = 6  # of the contact solver, at most, per physics step
     episode_seconds: float = 20.0  # s
     tilt_limit: float = 70.0  # degrees: a base that leans more has fallen
+    terrain: TerrainConfig = dataclasses.field(default_factory=TerrainConfig)
     command: CommandConfig = dataclasses.field(default_factory=CommandConfig)
     noise: NoiseConfig = dataclasses.field(default_factory=NoiseConfig)
     push: PushConfig = dataclasses.field(default_factory=PushConfig)

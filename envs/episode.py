@@ -9,6 +9,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from envs import guidance as mpc
@@ -22,7 +23,8 @@ from envs.physics import Contacts, ModelParams, Physics, PhysicsState
 from envs.randomization import kick
 from envs.robots import RobotModel
 from envs.state import Observation
-from envs.task import TaskState, average_error, reward_context, stand_at
+from envs.task import TaskState, average_error, has_fallen, reward_context, stand_at
+from envs.terrain import Terrain, Walk, ground_heights, log_walk
 from pimpc.gait import GaitConfig, advance, is_moving
 from pimpc.plan import CentroidalModel, CentroidalState
 from rewards import evaluate
@@ -36,6 +38,7 @@ class Episode:
     robot: RobotModel
     physics: Physics
     gait: GaitConfig
+    terrain: Terrain | None = None  # None: a flat floor at z = 0
 
     def kinematics(self, params: ModelParams, physics: PhysicsState) -> Kinematics:
         """Where the robot is and how it moves, with its own masses."""
@@ -46,8 +49,12 @@ class Episode:
         qpos = jnp.asarray(self.robot.default_qpos, jnp.float32)
         return self.physics.init(qpos, jnp.zeros(self.robot.mj_model.nv))
 
-    def stand(self, key: PRNGKeyArray, home: Kinematics) -> tuple[PhysicsState, Kinematics]:
-        """The default pose at rest, somewhere on the plane."""
+    def ground(self, kin: Kinematics) -> Float[Array, " 3"]:
+        """Heights (z) of the ground under base, left and right sole [m]."""
+        return ground_heights(self.terrain, jnp.concatenate([kin.p_world_base[None, :2], kin.p_world_foot[:, :2]]))
+
+    def stand(self, key: PRNGKeyArray, home: Kinematics, walk: Walk | None = None) -> tuple[PhysicsState, Kinematics]:
+        """The default pose at rest, somewhere on the plane, or on a tile of the walk's level, over the ground."""
         start = self.config.start
         xy_key, z_key, yaw_key = jax.random.split(key, 3)
         xy = start.position * jax.random.uniform(xy_key, (2,), minval=-1.0)
@@ -57,8 +64,17 @@ class Episode:
         zero = jnp.zeros(())
         quaternion = jnp.stack([jnp.cos(yaw / 2), zero, zero, jnp.sin(yaw / 2)])
         at_home = self.at_home()
+        if self.terrain is not None and walk is not None:
+            lane = jax.random.randint(jax.random.fold_in(key, 1), (), 0, self.terrain.config.lanes)
+            shift = shift.at[:2].add(self.terrain.origin(walk.level, lane))
+            shift = shift.at[2].add(jnp.max(self.terrain.height(self._sole_corners(stand_at(home, shift, yaw)))))
         qpos = at_home.qpos.at[:3].add(shift).at[3:7].set(quaternion)
         return at_home.replace(qpos=qpos), stand_at(home, shift, yaw)
+
+    def _sole_corners(self, kin: Kinematics) -> Float[Array, "2 4 2"]:
+        toe, heel, half_width = self.robot.sole
+        corners = np.array([[x, y, 0.0] for x in (toe, -heel) for y in (half_width, -half_width)])
+        return (kin.p_world_foot[:, None] + jnp.einsum("fij,cj->fci", kin.R_world_foot, corners))[..., :2]
 
     def start(
         self,
@@ -67,6 +83,7 @@ class Episode:
         bias: Float[Array, " nj"],
         home: Kinematics,
         kin: Kinematics,
+        walk: Walk | None = None,
     ) -> TaskState:
         """A fresh episode of a robot that stands where `kin` says."""
         key, command_key, wait_key, push_key = jax.random.split(key, 4)
@@ -89,6 +106,7 @@ class Episode:
             contact=jnp.ones(2, bool),
             peak_height=jnp.zeros(2),
             guidance=self._first_plan(params, kin, phase, command),
+            walk=walk,
         )
 
     def _first_plan(
@@ -141,6 +159,28 @@ class Episode:
         """What the position servos are told [rad]: the action around the default pose, as biased encoders have it."""
         return jnp.asarray(self.robot.default_joint_pos) + self.robot.action_scale * action - bias
 
+    # --- How episodes end --------------------------------------------------------------------------------------------
+
+    def fallen(self, kin: Kinematics) -> Bool[Array, ""]:
+        """Whether the robot has fallen."""
+        return has_fallen(self.robot, kin, self.config.tilt_limit, self.ground(kin)[0])
+
+    def off_terrain(self, kin: Kinematics) -> Bool[Array, ""]:
+        """Whether the robot has left the terrain: never on flat ground."""
+        return jnp.zeros((), bool) if self.terrain is None else self.terrain.outside(kin.p_world_base[:2])
+
+    def first_walk(self, key: PRNGKeyArray) -> Walk | None:
+        """Where a robot's curriculum begins; None on flat ground."""
+        return None if self.terrain is None else self.terrain.first_walk(jax.random.fold_in(key, 2))
+
+    def next_walk(self, key: PRNGKeyArray, task: TaskState, fallen: Bool[Array, ""]) -> Walk | None:
+        """Where it goes on after an episode that ended; None on flat ground."""
+        if self.terrain is None or task.walk is None:
+            return None
+        seconds = self.config.episode_seconds - self.config.dt * task.steps
+        rest = jnp.linalg.norm(task.command[:2]) * jnp.maximum(seconds, 0.0)
+        return self.terrain.next_walk(jax.random.fold_in(key, 2), task.walk, fallen, rest)
+
     # --- What only training needs ------------------------------------------------------------------------------------
 
     def score(
@@ -160,7 +200,8 @@ class Episode:
         if task.guidance is not None:
             aged = dataclasses.replace(task.guidance, age=task.guidance.age + 1)
             task, landmarks = task.replace(guidance=aged), mpc.recall(self.config.guidance, aged, tick, self.config.dt)
-        ctx = reward_context(self.robot, self.gait, task, kin, physics, contacts, action, landmarks, self.config.dt)
+        ground, dt = self.ground(kin), self.config.dt
+        ctx = reward_context(self.robot, self.gait, task, kin, physics, contacts, action, landmarks, dt, ground)
         reward, parts = evaluate(self.config.rewards, ctx, self.config.dt)
         metrics = {f"reward/{name}": value for name, value in parts.items()}
         metrics["velocity_error"] = jnp.linalg.norm(ctx.command[:2] - ctx.v_base[:2])
@@ -174,6 +215,7 @@ class Episode:
             angular_momentum=kin.angular_momentum,
             contact=contacts.in_contact,
             peak_height=jnp.where(contacts.in_contact, 0.0, ctx.peak_height),
+            walk=None if task.walk is None else log_walk(task.walk, task.command, ctx.v_base, dt),
         )
         return task, reward, metrics
 
@@ -187,7 +229,13 @@ class Episode:
         plan = task.guidance
         targets = None if plan is None else mpc.next_targets(self.config.guidance, plan, self.config.dt)
         critic = observations.privileged(
-            noise_free, kin, contacts.in_contact.astype(noise_free.dtype), contacts.force_world, targets, mass
+            noise_free,
+            kin,
+            contacts.in_contact.astype(noise_free.dtype),
+            contacts.force_world,
+            targets,
+            mass,
+            self.ground(kin),
         )
         actor = observations.add_noise(noise_key, self.config.noise, noise_free)
         return task.replace(key=key), {"state": actor, "privileged_state": critic}
@@ -213,6 +261,6 @@ class Episode:
             p_world_foot=kin.p_world_foot,
             R_world_foot=kin.R_world_foot,
             yaw=kin.yaw,
-            ground_height=jnp.zeros(()),
+            ground_height=self.ground(kin)[0],
         )
         return PlanInputs(model, state, phase, command, is_moving(command, self.gait))

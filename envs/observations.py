@@ -82,6 +82,7 @@ def privileged(
     f_world_foot: Float[Array, "2 3"],
     targets: Float[Array, " 9"] | None,
     mass: Float[Array, ""],
+    ground: Float[Array, " 3"] | None = None,
 ) -> Float[Array, " m"]:
     """The critic's observation: the actor's without noise, and what only a simulator knows.
 
@@ -92,14 +93,16 @@ def privileged(
         f_world_foot: contact forces [N].
         targets: the MPC's next [c, l, k] (world), if there is one.
         mass: of the robot [kg].
+        ground: z of the ground under base, left and right sole, from which heights are measured [m]; zero by default.
     """
+    ground = jnp.zeros(3) if ground is None else ground
     world_to_yaw = yaw_rotation(kin.yaw).T
     force = f_world_foot @ world_to_yaw.T
     seen = [
         noise_free,
         world_to_yaw @ kin.v_world_base,
-        kin.p_world_base[2:],
-        kin.p_world_foot[:, 2],
+        kin.p_world_base[2:] - ground[:1],
+        kin.p_world_foot[:, 2] - ground[1:],
         contact,
         (jnp.sign(force) * jnp.log1p(jnp.abs(force))).reshape(-1),
     ]

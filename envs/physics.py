@@ -179,10 +179,10 @@ def _template(physics: Physics, batch: int) -> mjx.Data:
     with jax.ensure_compile_time_eval():
         if physics.backend == "jax":
             return mjx.make_data(model, impl="jax")
-        # A foot sphere has one contact with the floor at most, of four pyramid edges; a joint is at one limit at most.
-        spheres = sum(len(geoms) for geoms in physics.robot.foot_geom_ids)
-        rows = 4 * spheres + int(model.jnt_limited.sum()) + 6 * model.neq
-        data = mjx.make_data(model, impl="warp", naconmax=batch * spheres, njmax=rows)
+        # A contact has four pyramid edges; a joint is at one limit at most.
+        contacts = sum(len(geoms) for geoms in physics.robot.foot_geom_ids) * scene.contacts_per_geom(model)
+        rows = 4 * contacts + int(model.jnt_limited.sum()) + 6 * model.neq
+        data = mjx.make_data(model, impl="warp", naconmax=batch * contacts, njmax=rows)
     # Nearly all of it is zero: said so, the compiled program holds a fill instead of megabytes of constants.
     return jax.tree.map(lambda x: x if np.asarray(x).any() else jnp.zeros(x.shape, x.dtype), data)
 
@@ -235,7 +235,7 @@ def _advance_warp(
 
 
 def foot_contacts(robot: RobotModel, sensordata: Float[Array, " nsensordata"]) -> Contacts:
-    """Sums each foot's contact sensors (one per sphere: found, force in the contact frame, normal, tangent).
+    """Sums each foot's contact sensors (one per sphere; of each contact: found, force in its frame, normal, tangent).
 
     Args:
         robot: the robot.
@@ -248,8 +248,15 @@ def foot_contacts(robot: RobotModel, sensordata: Float[Array, " nsensordata"]) -
     for geoms in robot.foot_geom_ids:
         names = [scene.contact_sensor(robot.mj_model.geom(int(geom)).name) for geom in geoms]
         addresses = np.array([robot.mj_model.sensor(name).adr[0] for name in names])
-        values = sensordata[addresses[:, None] + np.arange(scene.CONTACT_DIM)]
-        found, force, normal, tangent = values[:, 0] > 0, values[:, 1:4], values[:, 4:7], values[:, 7:10]
+        slots = scene.contacts_per_geom(robot.mj_model)
+        of_slots = addresses[:, None] + scene.CONTACT_DIM * np.arange(slots)
+        values = sensordata[of_slots.reshape(-1, 1) + np.arange(scene.CONTACT_DIM)]
+        found, force, normal, tangent = (
+            values[:, 0] > np.tile(np.arange(slots), len(geoms)),
+            values[:, 1:4],
+            values[:, 4:7],
+            values[:, 7:10],
+        )
         frame = jnp.stack([normal, tangent, jnp.cross(normal, tangent)], axis=1)
         # Without contact the sensor's other numbers mean nothing.
         forces.append(jnp.where(found[:, None], (frame * force[:, :, None]).sum(1), 0.0).sum(0))

@@ -13,6 +13,7 @@ from envs.kinematics import Kinematics
 from envs.observations import yaw_rotation
 from envs.physics import Contacts, ModelParams, PhysicsState
 from envs.robots import RobotModel
+from envs.terrain import Walk
 from pimpc.gait import GaitConfig, stance, swing_fraction
 from rewards import Context, Guidance
 
@@ -36,8 +37,9 @@ class TaskState:
     mean_error: Float[Array, " 3"]  # of v_x, v_y [m/s], ω_z [rad/s], base yaw frame; see `average_error`
     angular_momentum: Float[Array, " 3"]  # at the previous step [kg m²/s]
     contact: Bool[Array, " 2"]
-    peak_height: Float[Array, " 2"]  # of each sole since lift-off [m]
+    peak_height: Float[Array, " 2"]  # of each sole over the ground since lift-off [m]
     guidance: GuidanceState | None  # None: there is no MPC
+    walk: Walk | None = None  # on rough ground only
 
     def replace(self, **changes: object) -> TaskState:
         """A copy with some fields changed."""
@@ -80,6 +82,7 @@ def reward_context(
     action: Float[Array, " nj"],
     guidance: Guidance,
     dt: float,
+    ground: Float[Array, " 3"],
 ) -> Context:
     """Collects what the reward terms look at, after a control step.
 
@@ -93,7 +96,9 @@ def reward_context(
         action: that was applied.
         guidance: the MPC's landmarks for now.
         dt: control period [s].
+        ground: z of the ground under base, left and right sole [m].
     """
+    foot_height = kin.p_world_foot[:, 2] - ground[1:]
     v = kin.v_world_base
     walking = jnp.where(task.moving, robot.pose_std_walking, robot.pose_std_standing)
     R = kin.R_world_base
@@ -121,18 +126,21 @@ def reward_context(
         angular_momentum=kin.angular_momentum,
         angular_momentum_rate=(kin.angular_momentum - task.angular_momentum) / dt,
         p_world_foot=kin.p_world_foot,
+        foot_height=foot_height,
         v_world_foot=kin.v_world_foot,
         tilt_foot=jnp.linalg.norm(kin.R_world_foot[:, :2, 2], axis=-1),
         contact=contacts.in_contact,
         touchdown=contacts.in_contact & ~task.contact,
-        peak_height=jnp.maximum(task.peak_height, kin.p_world_foot[:, 2]),
+        peak_height=jnp.maximum(task.peak_height, foot_height),
         f_world_foot=contacts.force_world,
         limb_gaps=kin.limb_gaps,
         guidance=guidance,
     )
 
 
-def has_fallen(robot: RobotModel, kin: Kinematics, tilt_limit: float) -> Bool[Array, ""]:
-    """Whether the base leans more than `tilt_limit` degrees or has sunk below the robot's termination height."""
+def has_fallen(
+    robot: RobotModel, kin: Kinematics, tilt_limit: float, ground: Float[Array, ""] | float = 0.0
+) -> Bool[Array, ""]:
+    """Whether the base leans more than `tilt_limit` degrees or has sunk below the termination height over `ground`."""
     leaning = kin.projected_gravity[2] > -jnp.cos(jnp.deg2rad(tilt_limit))
-    return leaning | (kin.p_world_base[2] < robot.termination_height)
+    return leaning | (kin.p_world_base[2] - ground < robot.termination_height)

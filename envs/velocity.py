@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import mujoco
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from envs import guidance as mpc
@@ -21,10 +22,12 @@ from envs.episode import Episode
 from envs.kinematics import Kinematics
 from envs.physics import Contacts, Physics, PhysicsState, make_physics, nominal_params
 from envs.randomization import randomize
+from envs.replay import c_model
 from envs.robots import RobotModel, compile_robot, get_robot
 from envs.state import State
 from envs.symmetry import Mirror, mirror
-from envs.task import TaskState, has_fallen
+from envs.task import TaskState
+from envs.terrain import TerrainConfig, make_terrain
 from pimpc.gait import GaitConfig
 from rewards import weighted_terms
 
@@ -75,12 +78,18 @@ class VelocityEnv:
         return mirror(self.robot, self.config.guidance.enabled)
 
     @property
+    def failure_metrics(self) -> tuple[str, ...]:
+        """Metrics that say in how many of its steps a robot's solver or physics failed: 0 or 1 in each."""
+        return ("mpc/failed", "episode/diverged") if self.config.guidance.enabled else ("episode/diverged",)
+
+    @property
     def metric_names(self) -> tuple[str, ...]:
         """Keys of `State.metrics`: weighted reward terms per second, tracking errors, falls, and the MPC's health."""
         terms = tuple(f"reward/{name}" for name in weighted_terms(self.config.rewards))
         health = MPC_METRICS if self.config.guidance.enabled else ()
+        level = () if self.one.terrain is None else ("terrain/level",)
         errors = ("velocity_error", "yaw_rate_error", "mean_velocity_error", "mean_yaw_rate_error")
-        return (*terms, *errors, "episode/fallen", "episode/diverged", *health)
+        return (*terms, *errors, "episode/fallen", "episode/diverged", *health, *level)
 
     # --- Brax's functional shape -----------------------------------------------------------------------------------
 
@@ -98,8 +107,9 @@ class VelocityEnv:
             lambda key: randomize(key, self.config.randomization, nominal, self.robot.base_body_id)
         )(keys[:, 0])
         home = jax.vmap(lambda p: self.one.kinematics(p, self.one.at_home()))(params)
-        physics, kin = jax.vmap(self.one.stand)(keys[:, 1], home)
-        task = jax.vmap(self.one.start)(keys[:, 2], params, bias, home, kin)
+        walk = jax.vmap(self.one.first_walk)(keys[:, 1])
+        physics, kin = jax.vmap(self.one.stand)(keys[:, 1], home, walk)
+        task = jax.vmap(self.one.start)(keys[:, 2], params, bias, home, kin, walk)
         latest = self.max_steps if self.config.start.random_phase else 1
         steps = jax.vmap(lambda key: jax.random.randint(key, (), 0, latest))(keys[:, 3])
         task = task.replace(steps=steps)
@@ -133,21 +143,24 @@ class VelocityEnv:
         )
         reward, metrics = _select(finite, (reward, metrics), jax.tree.map(jnp.zeros_like, (reward, metrics)))
 
-        fallen = jax.vmap(lambda k: has_fallen(self.robot, k, self.config.tilt_limit))(kin) | ~finite
-        timed_out = (task.steps >= self.max_steps) & ~fallen
+        fallen = jax.vmap(self.one.fallen)(kin) | ~finite
+        timed_out = ((task.steps >= self.max_steps) | jax.vmap(self.one.off_terrain)(kin)) & ~fallen
         done = fallen | timed_out
         final_obs = jax.vmap(self.one.observe)(task, kin, physics, contacts)[1]
 
-        task, physics, kin, contacts = self._replace_ended(done, task, physics, kin, contacts)
+        task, physics, kin, contacts = self._replace_ended(done, fallen, task, physics, kin, contacts)
         task = self._plan(task, kin, now)
+        waiting = task.steps < now % self.config.guidance.every  # for its first solve: it has failed at nothing
         task, obs = jax.vmap(self.one.observe)(task, kin, physics, contacts)
         metrics |= {
             "episode/fallen": fallen.astype(jnp.float32),
             "episode/diverged": (~finite).astype(jnp.float32),
         }
         if task.guidance is not None:
-            metrics["mpc/failed"] = (~task.guidance.solved).astype(jnp.float32)
+            metrics["mpc/failed"] = (~task.guidance.solved & ~waiting).astype(jnp.float32)
             metrics["mpc/iterations"] = task.guidance.iterations.astype(jnp.float32)
+        if task.walk is not None:
+            metrics["terrain/level"] = task.walk.level.astype(jnp.float32)
         keep = {name: jnp.where(done[:, None], value, obs[name]) for name, value in final_obs.items()}
         info = {"task": task, "tick": tick, "truncation": timed_out.astype(jnp.float32), "final_obs": keep}
         return State(physics, obs, reward, done.astype(jnp.float32), metrics, info)
@@ -169,15 +182,38 @@ class VelocityEnv:
             "force": plan.force[0],
         }
 
+    def replay_inputs(self, state: State, action: Float[Array, "1 nj"]) -> tuple[mujoco.MjModel, int, dict[str, Any]]:
+        """What physics is about to do to one robot, for C MuJoCo: see `learning.replay`.
+
+        Args:
+            state: a batch of one, before the step.
+            action: of the step.
+
+        Returns:
+            The robot's own model, the physics steps of a control step, and the state and joint targets they begin with.
+        """
+        task, physics, action = jax.tree.map(lambda leaf: leaf[0], (state.info["task"], state.pipeline_state, action))
+        task, physics = self.one.renew(task, physics)
+        inputs = {"qpos": physics.qpos, "qvel": physics.qvel, "qacc_warmstart": physics.qacc_warmstart}
+        inputs["ctrl"] = self.one.joint_targets(action, task.encoder_bias)
+        return c_model(self.robot, task.params), self.config.decimation, jax.device_get(inputs)
+
     # --- Parts ----------------------------------------------------------------------------------------------------
 
     def _replace_ended(
-        self, done: Bool[Array, " B"], task: TaskState, physics: PhysicsState, kin: Kinematics, contacts: Contacts
+        self,
+        done: Bool[Array, " B"],
+        fallen: Bool[Array, " B"],
+        task: TaskState,
+        physics: PhysicsState,
+        kin: Kinematics,
+        contacts: Contacts,
     ) -> tuple[TaskState, PhysicsState, Kinematics, Contacts]:
         """Fresh episodes in place of those that are done; a robot keeps its body."""
         keys = jax.vmap(partial(jax.random.split, num=3))(task.key)
-        fresh_physics, fresh_kin = jax.vmap(self.one.stand)(keys[:, 0], task.home)
-        fresh_task = jax.vmap(self.one.start)(keys[:, 1], task.params, task.encoder_bias, task.home, fresh_kin)
+        walk = jax.vmap(self.one.next_walk)(keys[:, 0], task, fallen)
+        fresh_physics, fresh_kin = jax.vmap(self.one.stand)(keys[:, 0], task.home, walk)
+        fresh_task = jax.vmap(self.one.start)(keys[:, 1], task.params, task.encoder_bias, task.home, fresh_kin, walk)
         fresh_contacts = jax.tree.map(jnp.zeros_like, contacts)
         old = (task.replace(key=keys[:, 2]), physics, kin, contacts)
         return _select(done, (fresh_task, fresh_physics, fresh_kin, fresh_contacts), old)
@@ -198,11 +234,24 @@ class VelocityEnv:
 
 
 def make(config: VelocityConfig) -> VelocityEnv:
-    """Builds the task: compiles the robot and puts it on its physics backend."""
-    robot = compile_robot(get_robot(config.robot), timestep=config.physics_dt, iterations=config.solver_iterations)
+    """Builds the task: compiles the robot on its ground and puts it on its physics backend."""
+    terrain = make_terrain(config.terrain)
+    robot = compile_robot(
+        get_robot(config.robot),
+        timestep=config.physics_dt,
+        iterations=config.solver_iterations,
+        terrain=terrain,
+    )
     gait = GaitConfig(period=robot.robot.gait_period, duty_factor=robot.robot.gait_duty_factor)
     physics = make_physics(robot, config.backend)
-    return VelocityEnv(config, robot, physics, gait, Episode(config, robot, physics, gait))
+    return VelocityEnv(config, robot, physics, gait, Episode(config, robot, physics, gait, terrain))
+
+
+def on_flat_ground(env: VelocityEnv) -> VelocityEnv:
+    """The same task on a flat floor: the task itself, if it is on one."""
+    if env.one.terrain is None:
+        return env
+    return make(dataclasses.replace(env.config, terrain=TerrainConfig()))
 
 
 def _is_finite(physics: PhysicsState) -> Bool[Array, ""]:

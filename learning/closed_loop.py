@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from envs.observations import actor_layout, add_noise, yaw_rotation
 from envs.physics import PhysicsState, foot_contacts, nominal_params
 from envs.task import has_fallen
-from envs.velocity import VelocityEnv
+from envs.velocity import VelocityEnv, on_flat_ground
 from learning.policy import Policy
 
 # MuJoCo's own limits and tolerance: the contact solver converges, whatever little a training step can afford.
@@ -75,7 +75,7 @@ class ClosedLoop:
         """Prepares a policy's task.
 
         Args:
-            env: the task that it was trained on; its physics backend is not used.
+            env: the task that it was trained on; its physics backend is not used, nor is its ground: it is flat here.
             policy: a function of the actor's observation.
             threads: of the physics; by default as many as there are cores.
 
@@ -88,7 +88,7 @@ class ClosedLoop:
                 f"The policy maps {policy.spec.observation_size} observations to {policy.spec.action_size} actions; "
                 f"robot {env.config.robot!r} has {sizes[0]} observations and takes {sizes[1]} actions."
             )
-        self.env = env
+        self.env = env = on_flat_ground(env)
         self._cpu = jax.local_devices(backend="cpu")[0]
         self._policy = jax.device_put(policy, self._cpu)
         self._physics = BatchedMuJoCo(env.robot.mj_model, env.config.decimation, threads)

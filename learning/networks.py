@@ -13,7 +13,7 @@ from brax.training import types as brax_types
 from brax.training.acme import running_statistics
 from brax.training.agents.ppo import networks as ppo_networks
 from flax import linen
-from jaxtyping import PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from learning.config import PPOConfig
 
@@ -101,3 +101,21 @@ def limit_std(policy: PyTree, config: PPOConfig) -> PyTree:
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: jnp.clip(leaf, low, high) if _is_log_std(path) else leaf, policy
     )
+
+
+def std_range(policy: PyTree) -> dict[str, Float[Array, ""]]:
+    """The least and the largest learned standard deviation; both NaN if any is."""
+    leaves = jax.tree_util.tree_leaves_with_path(policy)
+    std = jnp.exp(jnp.concatenate([leaf.reshape(-1) for path, leaf in leaves if _is_log_std(path)]))
+    return {"min": jnp.min(std), "max": jnp.max(std)}
+
+
+def std_within_bounds(policy: PyTree, config: PPOConfig) -> Bool[Array, ""]:
+    """Whether `limit_std` has been at work: false for NaN. Bounds are kept in float32, for the logarithm."""
+    std = std_range(policy)
+    return (std["min"] >= config.min_std * (1 - 1e-5)) & (std["max"] <= config.max_std * (1 + 1e-5))
+
+
+def without_std(policy: PyTree) -> list[Array]:
+    """All other weights of the policy."""
+    return [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(policy) if not _is_log_std(path)]

@@ -24,7 +24,15 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from learning.config import PPOConfig
 from learning.health import Health, locate, tree_finite
-from learning.networks import AgentParams, Weights, init_normalizer, make_networks
+from learning.networks import (
+    AgentParams,
+    Weights,
+    init_normalizer,
+    make_networks,
+    std_range,
+    std_within_bounds,
+    without_std,
+)
 from learning.rollout import EpisodeStatistics, rollout_step, unroll
 from learning.types import Env, Mirror, check_env_states, strip_weak_types
 from learning.update import Learned, make_optimizer, update
@@ -83,6 +91,7 @@ class Learner:
 
     Attributes:
         config: The settings.
+        env: The environment.
         networks: Brax's networks, for `learning.rollout_step` and the like.
         action_size: Entries of an action.
         compile_seconds: Time spent in tracing and compiling so far.
@@ -104,7 +113,7 @@ class Learner:
         if config.num_envs % len(devices):
             raise ValueError(f"{config.num_envs} environments cannot be split evenly over {len(devices)} devices.")
         mesh = Mesh(np.array(devices), (ENV_AXIS,))
-        self.config = config
+        self.config, self.env = config, env
         self.compile_seconds = 0.0
         self._env = _ShardedEnv(env, mesh)
         self._mirror = _mirror_of(env) if config.mirror else None
@@ -188,12 +197,18 @@ class Learner:
         if self._mirror is not None:
             seen = jax.tree.map(lambda *of: jnp.concatenate(of, axis=1), seen, self._mirror.observation(seen))
         normalizer = running_statistics.update(state.normalizer, seen)
+        policy = learned.weights.policy
         health = Health(
             rollout={name: locate(bad) for name, bad in rolled.bad.items()},
             learner_finite={
                 "loss": jnp.isfinite(losses["loss/total"]),
-                "parameters": tree_finite((learned, normalizer)),
+                "parameters": tree_finite(
+                    (without_std(policy), learned.replace(weights=learned.weights.value), normalizer)
+                ),
             },
+            std_within_bounds=std_within_bounds(policy, config),
+            std=std_range(policy),
+            evidence=rolled.evidence,
         )
         after = TrainState(
             iteration=state.iteration + 1,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 
@@ -42,6 +42,33 @@ def progress_line(row: Mapping[str, float], env_steps: int, total: int, seconds_
         f"{format_count(row['perf/env_steps_per_second'])} steps/s | reward {row['train/reward']:.3g} | "
         f"return {episode_return} | length {length} | ETA {format_duration(max(seconds_left, 0.0))}"
     )
+
+
+class Failures:
+    """Counts, over the iterations of a process, the steps in which something of the environment's failed."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        """Counts the metrics `names`, each 0 or 1 in every step of every environment."""
+        self._counts = dict.fromkeys(names, 0.0)
+        self._steps = 0
+
+    def add(self, row: Mapping[str, float], env_steps: int) -> None:
+        """Counts an iteration of `env_steps` steps, of which `row` holds the means."""
+        self._steps += env_steps
+        for name in self._counts:
+            self._counts[name] += row[name] * env_steps
+
+    def rates(self) -> dict[str, float]:
+        """Share of the steps; NaN before the first."""
+        return {name: count / self._steps if self._steps else math.nan for name, count in self._counts.items()}
+
+    def sentences(self) -> list[str]:
+        """One for each metric."""
+        rates = self.rates() if self._steps else {}
+        return [
+            f"{name}: {100 * rate:.3g} % of {format_count(self._steps)} steps ({format_count(self._counts[name])})."
+            for name, rate in rates.items()
+        ]
 
 
 class Progress:

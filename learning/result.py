@@ -22,6 +22,7 @@ class TrainResult:
         train_seconds: Iterations of this process; neither compilation nor checkpoints.
         env_steps_per_second: Of these iterations, the steady state.
         metrics: The last row.
+        failure_rates: Share of this process's steps in which each of the environment's `failure_metrics` was set.
     """
 
     policy: Policy
@@ -33,3 +34,4 @@ class TrainResult:
     train_seconds: float
     env_steps_per_second: float
     metrics: dict[str, float]
+    failure_rates: dict[str, float]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -12,6 +12,7 @@ from brax.training.agents.ppo import networks as ppo_networks
 from brax.training.types import Transition
 from jaxtyping import Array, Bool, Float
 
+from learning.health import REWARD_TERM, Evidence, no_evidence, watch
 from learning.networks import AgentParams
 from learning.types import Env, strip_weak_types
 
@@ -123,6 +124,7 @@ class Unroll(NamedTuple):
     transitions: Transition  # leaves (T, B, …), but next_observation (1, B, …): of the last step only
     metrics: dict[str, Float[Array, ""]]  # the environment's, averaged over steps and environments
     bad: dict[str, Bool[Array, "T B"]]  # where something was not finite, by name
+    evidence: Evidence  # the first such environment, before the step
 
 
 def _not_finite(tree: Any, num_envs: int) -> Bool[Array, " B"]:
@@ -132,11 +134,14 @@ def _not_finite(tree: Any, num_envs: int) -> Bool[Array, " B"]:
     return bad
 
 
-def _bad_values(transition: Transition, num_envs: int) -> dict[str, Bool[Array, " B"]]:
-    bad = {
+def _bad_values(transition: Transition, metrics: Mapping[str, Array], num_envs: int) -> dict[str, Bool[Array, " B"]]:
+    terms = {name: value for name, value in metrics.items() if name.startswith(REWARD_TERM)}
+    bad = {f"reward term {n.removeprefix(REWARD_TERM)!r}": _not_finite(x, num_envs) for n, x in terms.items()}
+    bad |= {
         f"observation {key!r}": _not_finite((transition.observation[key], transition.next_observation[key]), num_envs)
         for key in sorted(transition.observation)
     }
+    bad["action"] = _not_finite(transition.action, num_envs)
     return {**bad, "reward": _not_finite((transition.reward, transition.discount), num_envs)}
 
 
@@ -158,21 +163,23 @@ def unroll(
     """
     num_envs = env_state.reward.shape[0]
 
-    def body(carry: tuple[Any, EpisodeStatistics], key: jax.Array) -> tuple[tuple[Any, EpisodeStatistics], Any]:
-        env_state, episodes = carry
+    def body(carry: tuple[Any, EpisodeStatistics, Evidence], x: tuple[jax.Array, jax.Array]) -> tuple[Any, Any]:
+        (env_state, episodes, evidence), (key, index) = carry, x
         after, transition = step(params, env_state, key)
-        bad = _bad_values(transition, num_envs)
+        bad = _bad_values(transition, after.metrics, num_envs)
+        evidence = watch(evidence, bad, index, env_state, transition.action)
         next_value = networks.value_network.apply(params.normalizer, params.value, transition.next_observation)
         metrics = {name: jnp.mean(value) for name, value in after.metrics.items()}
         metrics["train/reward"] = jnp.mean(transition.reward)
         episodes = episodes.add(transition.reward, after.done)
         kept = bootstrap_truncation(transition, next_value, discount)
         kept = kept._replace(action=(), next_observation=())
-        return (after, episodes), (kept, metrics, bad)
+        return (after, episodes, evidence), (kept, metrics, bad)
 
-    (env_state, episodes), (transitions, metrics, bad) = jax.lax.scan(
-        body, (env_state, episodes), jax.random.split(key, length)
+    shape = jax.eval_shape(lambda: step(params, env_state, key)[1].action)
+    (env_state, episodes, evidence), (transitions, metrics, bad) = jax.lax.scan(
+        body, (env_state, episodes, no_evidence(env_state, shape)), (jax.random.split(key, length), jnp.arange(length))
     )
     last = jax.tree.map(lambda x: x[None], env_state.obs)
     mean_metrics = {name: jnp.mean(value) for name, value in metrics.items()}
-    return Unroll(env_state, episodes, transitions._replace(next_observation=last), mean_metrics, bad)
+    return Unroll(env_state, episodes, transitions._replace(next_observation=last), mean_metrics, bad, evidence)

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from learning import checkpoint, record
+from learning import checkpoint, record, replay
 from learning.config import PPOConfig, RunConfig
 from learning.health import NonFiniteError, raise_if_not_finite
 from learning.policy import Policy, make_policy, save_policy
 from learning.ppo import Learner, TrainState
-from learning.progress import Progress, format_count, format_duration, progress_line
+from learning.progress import Failures, Progress, format_count, format_duration, progress_line
 from learning.result import TrainResult
 from learning.stop import StopRequest
 from learning.types import Env, fetch_scalars
@@ -59,7 +59,7 @@ class _Session:
         self.settings, self.versions = record.plain(settings), record.versions()
         self.callback, self.metadata = callback, metadata
         self.progress = Progress(run.progress_seconds)
-        self.clock = _Clock()
+        self.clock, self.failures = _Clock(), Failures(getattr(learner.env, "failure_metrics", ()))
         self.samples = learner.config.samples_per_iteration
 
     def start(self, resume: bool) -> TrainState:
@@ -116,10 +116,15 @@ class _Session:
         state, metrics, health = self.learner.iterate(state)
         metrics, health = fetch_scalars((metrics, health))
         seconds = time.perf_counter() - start
-        raise_if_not_finite(health, iteration, self.learner.config.num_envs)
+        try:
+            raise_if_not_finite(health, iteration, self.learner.config.num_envs)
+        except NonFiniteError as error:
+            replay.keep(self.run_dir, self.learner.env, health.evidence, error)
+            raise
         self.clock.train_seconds += seconds
         self.clock.iterations += 1
         row = {name: float(value) for name, value in metrics.items()}
+        self.failures.add(row, self.samples)
         row["perf/env_steps_per_second"] = self.samples / seconds
         return state, {"iteration": iteration + 1, "minutes": self.clock.minutes, **row}
 
@@ -184,6 +189,8 @@ class _Session:
             f"{format_duration(compile_seconds)} compiling, {format_duration(clock.train_seconds)} training"
             + (f" at {format_count(speed)} steps/s." if clock.iterations else ".")
         )
+        for sentence in self.failures.sentences():
+            self.progress.say(sentence)
         saved = checkpoint.list_checkpoints(self.run_dir)
         resumable = f"Checkpoint: '{saved[-1]}'. To go on, resume '{self.run_dir}'." if saved else "No checkpoint."
         self.progress.say(resumable)
@@ -197,6 +204,7 @@ class _Session:
             train_seconds=clock.train_seconds,
             env_steps_per_second=speed,
             metrics=row,
+            failure_rates=self.failures.rates(),
         )
 
 
@@ -234,8 +242,9 @@ def train(
         The trained policy and the figures of the run.
 
     Raises:
-        NonFiniteError: If an observation, a reward, the loss or a parameter became NaN or infinite. The checkpoints are
-            from before.
+        NonFiniteError: If an action, an observation, a reward, the loss or a parameter became NaN or infinite, or the
+            policy's standard deviation left its bounds. The checkpoints are from before; what repeats the first bad
+            step of an environment is under `nan/`, see `learning.replay`.
         FileExistsError: If the directory holds a run already and `resume` is not set.
         FileNotFoundError: If there is nothing to resume.
         ValueError: If the environment is not of the expected shape, or the checkpoint of another one.

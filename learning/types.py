@@ -56,7 +56,11 @@ class Mirror(Protocol):
 
 
 class Env(Protocol):
-    """A batched environment that resets its ended episodes by itself."""
+    """A batched environment that resets its ended episodes by itself.
+
+    It may also have `failure_metrics`, names of metrics that are 0 or 1 (see `learning.progress.Failures`), and
+    `replay_inputs` (see `learning.replay`).
+    """
 
     @property
     def observation_size(self) -> Mapping[str, int]:
@@ -140,12 +144,13 @@ def _stacked(scalars: list[Array]) -> Float[Array, " n"]:
 
 
 def fetch_scalars(tree: Any) -> Any:
-    """The same tree of scalars as numpy floats, brought to the host in one transfer instead of one for each.
+    """The same tree with its scalars as numpy floats, brought to the host in one transfer instead of one for each.
 
-    Integers and truth values come back as floats, exact up to 2^24.
+    Integers and truth values come back as floats, exact up to 2^24. Arrays stay where they are.
     """
-    scalars, structure = jax.tree.flatten(tree)
-    return jax.tree.unflatten(structure, list(np.asarray(_stacked(scalars))))
+    leaves, structure = jax.tree.flatten(tree)
+    scalars = iter(np.asarray(_stacked([x for x in leaves if not np.ndim(x)])))
+    return jax.tree.unflatten(structure, [x if np.ndim(x) else next(scalars) for x in leaves])
 
 
 def strip_weak_types(tree: Any) -> Any:

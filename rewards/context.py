@@ -73,6 +73,7 @@ class Context:
     angular_momentum_rate: Float[Array, " 3"]  # finite difference over the control step [N m]
     # Feet
     p_world_foot: Float[Array, "2 3"]  # sole centres [m]
+    foot_height: Float[Array, " 2"]  # of the sole centres over the ground beneath them [m]
     v_world_foot: Float[Array, "2 3"]  # [m/s]
     tilt_foot: Float[Array, " 2"]  # sine of the angle between the sole normal and the vertical [-]
     contact: Bool[Array, " 2"]

@@ -69,7 +69,7 @@ def foot_flat(ctx: Context) -> Scalar:
 def foot_clear(ctx: Context, target: float = 0.15) -> Scalar:
     """Σ |z − target|·‖v_xy‖ of the feet: a foot that travels should travel at height [m²/s]; 0 when standing."""
     speed = jnp.linalg.norm(ctx.v_world_foot[:, :2], axis=-1)
-    cost = jnp.sum(jnp.abs(ctx.p_world_foot[:, 2] - target) * speed)
+    cost = jnp.sum(jnp.abs(ctx.foot_height - target) * speed)
     return jnp.where(ctx.moving, cost, 0.0)
 
 
@@ -86,7 +86,7 @@ def foot_swing(ctx: Context, height: float = 0.1, sigma: float = 0.07) -> Scalar
     has a slope from the first millimetre. 0 when standing.
     """
     target = height * jnp.sin(jnp.pi * ctx.swing_fraction) ** 2
-    near = jnp.exp(-(((ctx.p_world_foot[:, 2] - target) / sigma) ** 2))
+    near = jnp.exp(-(((ctx.foot_height - target) / sigma) ** 2))
     return jnp.where(ctx.moving, jnp.mean(near), 0.0)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 import pytest
 
@@ -96,6 +97,33 @@ def test_a_fall_ends_the_episode_of_one_robot_only(step, start, after):
     np.testing.assert_allclose(state.obs["privileged_state"][0, gravity], [0, 0, -1], atol=1e-5)  # upright, after
     assert int(state.info["task"].steps[0]) == 0
     assert_equal(others(state), others(after))
+
+
+def test_a_fresh_robot_that_waits_for_its_first_solve_has_not_failed(step, after):
+    lying = after.pipeline_state.qpos.at[0, 3:7].set(jnp.array([0.5**0.5, 0.0, 0.5**0.5, 0.0]))
+    state = step(after.replace(pipeline_state=after.pipeline_state.replace(qpos=lying)), jnp.zeros((B, 29)))
+    assert state.info["task"].guidance.solved.tolist() == [False, True, True, True]  # tick 1: no solve is due
+    assert state.metrics["mpc/failed"].tolist() == [0.0] * B
+    plan_of_nan = after.info["task"].params.replace(body_mass=after.info["task"].params.body_mass.at[1].set(jnp.inf))
+    task = state.info["task"].replace(params=plan_of_nan)
+    state = step(state.replace(info=state.info | {"task": task}), jnp.zeros((B, 29)))
+    assert state.metrics["mpc/failed"].tolist() == [0.0, 1.0, 0.0, 0.0]  # tick 2
+
+
+def test_the_replay_of_a_step_is_that_step(env, step, after):
+    """What is left for C MuJoCo to repeat ends where the environment's own step ends, on the robot's own body."""
+    action = 0.3 * jax.random.normal(jax.random.PRNGKey(3), (B, 29))
+    stepped = step(after, action)
+    one = jax.tree.map(lambda leaf: leaf[2:3], (after, action))
+    model, substeps, inputs = env.replay_inputs(*one)
+    np.testing.assert_array_equal(model.body_mass, np.asarray(after.info["task"].params.body_mass[2], float))
+    model.opt.iterations, data = 50, mujoco.MjData(model)
+    for name, value in inputs.items():
+        getattr(data, name)[:] = value
+    mujoco.mj_step(model, data, substeps)
+    np.testing.assert_allclose(data.qpos, stepped.pipeline_state.qpos[2], atol=1e-3)
+    np.testing.assert_allclose(data.qvel, stepped.pipeline_state.qvel[2], atol=3e-2)
+    assert np.abs(data.qvel - inputs["qvel"]).max() > 0.3
 
 
 def test_a_diverged_robot_harms_no_neighbour(step, start, after):

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import flax.struct
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 import pytest
 from brax.training.agents.ppo import losses as ppo_losses
@@ -22,8 +23,8 @@ from brax.training.types import Transition
 from toy_env import Ladder, PointMass
 
 import learning
-from learning import Learner, PPOConfig, RunConfig, checkpoint, health, progress, record
-from learning.networks import limit_std
+from learning import Learner, PPOConfig, RunConfig, checkpoint, health, progress, record, replay
+from learning.networks import limit_std, std_range, std_within_bounds
 from learning.rollout import EpisodeStatistics, bootstrap_truncation
 from learning.types import fetch_scalars
 from learning.update import adapt_learning_rate
@@ -323,36 +324,88 @@ def test_a_stopped_and_resumed_run_equals_one_that_never_stopped(learner, tmp_pa
         learning.run_learner(learner, tmp_path / "parts", run=run)
 
 
+def poison(state, env, pipeline=None, info=None):
+    """The state with a value of one environment replaced: `{name: value}` in its pipeline state or its info."""
+
+    def replaced(old, new):
+        return old | {name: old[name].at[env].set(value) for name, value in (new or {}).items()}
+
+    inside = state.env_state
+    inside = inside.replace(pipeline_state=replaced(inside.pipeline_state, pipeline), info=replaced(inside.info, info))
+    return state.replace(env_state=inside)
+
+
 def test_nan_is_named_and_leaves_the_checkpoints_alone(learner, tmp_path, monkeypatch):
+    """A term of the reward that doubles with every step overflows in the seventh."""
     calls = []
 
     def poisoned(state, real=learner.iterate):
         calls.append(1)
-        if len(calls) == 3:
-            x = state.env_state.pipeline_state["x"].at[17].set(jnp.nan)
-            pipeline = {**state.env_state.pipeline_state, "x": x}
-            state = state.replace(env_state=state.env_state.replace(pipeline_state=pipeline))
-        return real(state)
+        return real(poison(state, 17, info={"load": 2.0**121}) if len(calls) == 3 else state)
 
     monkeypatch.setattr(learner, "iterate", poisoned)
     run = RunConfig(checkpoint_iterations=2)
     with pytest.raises(learning.NonFiniteError) as caught:
         learning.run_learner(learner, tmp_path, run=run)
     message = str(caught.value)
-    assert "Iteration 2: observation 'privileged_state'" in message
-    assert "1 of 128 environments (first: environment 17 at step 0)" in message
-    assert "checkpoints/000000002" in caught.value.__notes__[0]
+    assert "Iteration 2: reward term 'load' not finite" in message
+    assert "1 of 128 environments (first: environment 17 at step 6 of the iteration)" in message
+    dumped, last = caught.value.__notes__
+    assert "nan/iteration_000000002" in dumped and "checkpoints/000000002" in last
     restored = checkpoint.restore(tmp_path, learner.abstract_state)
     assert restored.manifest["iteration"] == 2
     assert bool(health.tree_finite(jax.tree.map(jnp.asarray, restored.state)))
 
+    # what was left: finite before the step, and the step repeats it
+    directory = tmp_path / "nan" / "iteration_000000002"
+    about = json.loads((directory / "about.json").read_text())
+    assert (about["what"], about["env"], about["step"]) == ("reward term 'load'", 17, 6)
+    state, action = replay.load(directory, PointMass())
+    assert bool(health.tree_finite((state, action)))
+    after = PointMass().step(state, action)
+    assert not np.isfinite(after.metrics["reward/load"][0]) and np.isfinite(after.obs["state"][0]).all()
+    with pytest.raises(FileNotFoundError, match="holds no model"):
+        replay.mujoco_step(directory)
+    with pytest.raises(ValueError, match="a state of another environment"):
+        replay.load(directory, Ladder())
 
-@pytest.mark.parametrize("what", ["reward", "loss", "parameters"])
+
+def test_what_physics_was_about_to_do_is_left_for_c_mujoco(learner, tmp_path):
+    model = mujoco.MjModel.from_xml_string(
+        "<mujoco><worldbody><body><joint name='x' type='slide' axis='1 0 0'/><geom size='1' mass='2'/></body>"
+        "</worldbody><actuator><motor joint='x'/></actuator></mujoco>"
+    )
+
+    class Simulated(PointMass):
+        def replay_inputs(self, state, action):
+            return model, 5, {"qpos": state.pipeline_state["x"], "ctrl": action[0]}
+
+    state = poison(learner.init(), 40, pipeline={"x": jnp.nan})
+    state, _, found = learner.iterate(poison(state, 90, pipeline={"x": jnp.nan}))
+    with pytest.raises(learning.NonFiniteError) as caught:
+        health.raise_if_not_finite(fetch_scalars(found), 7, 128)
+    assert "observation 'privileged_state' not finite in 2 of 128 environments (first: environment 40" in str(
+        caught.value
+    )
+    directory = replay.dump(tmp_path, Simulated(), found.evidence, caught.value)
+    with np.load(directory / "physics.npz") as inputs:
+        assert np.isnan(inputs["qpos"])  # faithfully
+        force = inputs["ctrl"].item()
+    assert np.isnan(replay.mujoco_step(directory)["qpos"]).all()
+    np.savez(directory / "physics.npz", qpos=[1.0], ctrl=[force])
+    replayed = replay.mujoco_step(directory)
+    assert replayed["qpos"].shape == (6, 1)
+    np.testing.assert_allclose(replayed["qvel"][-1], 5 * model.opt.timestep * force / 2.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("what", ["action", "reward", "loss", "parameters"])
 def test_what_is_not_finite_is_named(learner, what):
     state = learner.init()
-    if what == "reward":
-        info = {**state.env_state.info, "bonus": state.env_state.info["bonus"].at[3].set(jnp.inf)}
-        state = state.replace(env_state=state.env_state.replace(info=info))
+    if what == "action":  # a policy that is no longer one
+        policy = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.weights.policy)
+        state = state.replace(weights=state.weights.replace(policy=policy))
+    elif what == "reward":
+        state = poison(state, 3, info={"bonus": jnp.inf})
     elif what == "loss":
         value = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.weights.value)
         state = state.replace(weights=state.weights.replace(value=value))
@@ -362,6 +415,36 @@ def test_what_is_not_finite_is_named(learner, what):
     with pytest.raises(learning.NonFiniteError) as caught:
         iterate(learner, learner.place(state), 1)
     assert caught.value.what == what
+    assert caught.value.in_rollout == (what in ("action", "reward"))
+
+
+@pytest.mark.parametrize("std", [-0.1, 0.0, 1e3, float("nan")])
+def test_a_standard_deviation_out_of_bounds_is_named(learner, std):
+    """It is kept as a logarithm, of which there is none for a negative one."""
+    policy = limit_std(learner.init().weights.policy, SMALL)
+    assert bool(std_within_bounds(policy, SMALL))
+
+    def broken(path, leaf):
+        return jnp.full_like(leaf, jnp.log(std)) if "std_logparam" in jax.tree_util.keystr(path) else leaf
+
+    policy = jax.tree_util.tree_map_with_path(broken, policy)
+    found = SimpleNamespace(
+        rollout={}, learner_finite={}, std=std_range(policy), std_within_bounds=std_within_bounds(policy, SMALL)
+    )
+    with pytest.raises(learning.NonFiniteError, match="standard deviation of the policy out of its bounds") as caught:
+        health.raise_if_not_finite(found, 0, 128)
+    assert caught.value.what == "standard deviation"
+
+
+def test_failures_are_counted_in_the_closing_summary(learner, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(PointMass, "failure_metrics", ("far",), raising=False)
+    run = RunConfig(total_env_steps=4 * SMALL.samples_per_iteration)
+    result = learning.run_learner(learner, tmp_path, run=run)
+    rows = [row["far"] for row in record.read_metrics(tmp_path)]
+    assert len(rows) == 4 and 0.0 < np.mean(rows) < 1.0
+    assert result.failure_rates == {"far": pytest.approx(np.mean(rows))}
+    said = re.search(r"far: ([\d.]+) % of 12.3 k steps \([\d.]+( k)?\)\.", capsys.readouterr().out)
+    assert said and float(said[1]) == pytest.approx(100 * np.mean(rows), rel=1e-2)
 
 
 STATE = {"weights": np.arange(5000.0, dtype=np.float32), "key": np.array([1, 2], np.uint32), "count": np.int32(3)}

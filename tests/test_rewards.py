@@ -68,6 +68,7 @@ def make_context(**changes) -> Context:
         "contact": jnp.ones(2, bool),
         "touchdown": jnp.zeros(2, bool),
         "peak_height": jnp.zeros(2),
+        "foot_height": jnp.zeros(2),
         "f_world_foot": jnp.tile(jnp.array([0.0, 0.0, 150.0]), (2, 1)),
         "limb_gaps": jnp.array([0.1, 0.02]),
         "guidance": plan,
@@ -186,7 +187,7 @@ def test_terms_do_not_depend_on_heading():
     ctx = make_context(
         p_world_com=noise(0, 3), linear_momentum=noise(1, 3), angular_momentum=noise(2, 3), w_world=noise(3, 3),
         p_world_foot=noise(4, 2, 3), v_world_foot=noise(5, 2, 3), f_world_foot=noise(6, 2, 3),
-        contact=jnp.array([False, True]),
+        foot_height=noise(4, 2, 3)[:, 2], contact=jnp.array([False, True]),
     )  # fmt: skip
     ctx = with_plan(ctx, p_world_com=noise(7, L, 3), p_world_landing=noise(8, 2, 3))
     vectors = [

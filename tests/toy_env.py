@@ -22,8 +22,8 @@ class State:
 class PointMass:
     """A mass on a line is pushed to the origin; leaving |x| < 3 ends the episode, and so does its time.
 
-    A curriculum widens the start positions each time an episode ends by its time-out. `info["bonus"]` is added to the
-    reward, for tests to tamper with.
+    A curriculum widens the start positions each time an episode ends by its time-out. For tests to tamper with,
+    `info["bonus"]` is added to the reward, and `info["load"]` is a term of it that doubles with every step.
     """
 
     episode_length: int = 50
@@ -59,10 +59,13 @@ class PointMass:
             "level": level,
             "steps": steps * self.random_first_phase,
             "bonus": zeros,
+            "load": zeros,
             "truncation": zeros,
             "final_obs": obs,
         }
-        return State(pipeline, obs, zeros, zeros, {"distance": zeros, "reward/effort": zeros}, info)
+        return State(
+            pipeline, obs, zeros, zeros, dict.fromkeys(("distance", "far", "reward/effort", "reward/load"), zeros), info
+        )
 
     def step(self, state, action):
         force = jnp.clip(action[:, 0], -3.0, 3.0)
@@ -84,11 +87,13 @@ class PointMass:
             "level": level,
             "steps": jnp.where(done, 0, steps),
             "bonus": state.info["bonus"],
+            "load": 2.0 * state.info["load"],
             "truncation": timed_out.astype(jnp.float32),
             "final_obs": final_obs,
         }
-        reward = jnp.exp(-(x**2)) + effort + state.info["bonus"]
-        metrics = {"distance": jnp.abs(x), "reward/effort": effort}
+        reward = jnp.exp(-(x**2)) + effort + state.info["bonus"] + info["load"]
+        metrics = {"distance": jnp.abs(x), "reward/effort": effort, "reward/load": info["load"]}
+        metrics["far"] = (jnp.abs(x) > 1.0).astype(jnp.float32)
         return State(pipeline, self._obs(pipeline), reward, done.astype(jnp.float32), metrics, info)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from envs.robots import measure, scene
+from envs.terrain import Terrain
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,15 @@ class RobotModel:
         return len(self.joint_names)
 
 
-def compile_robot(robot: Robot, *, timestep: float = 0.005, iterations: int = 6, ls_iterations: int = 6) -> RobotModel:
-    """Compiles a robot on a flat floor, with position actuators, and measures it.
+def compile_robot(
+    robot: Robot,
+    *,
+    timestep: float = 0.005,
+    iterations: int = 6,
+    ls_iterations: int = 6,
+    terrain: Terrain | None = None,
+) -> RobotModel:
+    """Compiles a robot on a floor, with position actuators, and measures it.
 
     Only the feet collide, and only with the floor. The robot's own actuators, if its MJCF has any, are replaced.
 
@@ -125,6 +133,7 @@ def compile_robot(robot: Robot, *, timestep: float = 0.005, iterations: int = 6,
         timestep: physics step, s.
         iterations: Newton iterations of the contact solver per physics step.
         ls_iterations: line-search iterations per Newton iteration.
+        terrain: the floor's heights; None for a flat floor.
 
     Returns:
         The compiled robot.
@@ -144,8 +153,10 @@ def compile_robot(robot: Robot, *, timestep: float = 0.005, iterations: int = 6,
     pose = _first_match(robot, joint_names, [*robot.default_pose, (".*", 0.0)], "default pose")
 
     scene.set_solver(spec, timestep=timestep, iterations=iterations, ls_iterations=ls_iterations)
-    scene.add_surroundings(spec, robot.base_body)
+    scene.add_surroundings(spec, robot.base_body, terrain)
     scene.set_contacts(spec, [name for foot in robot.foot_geoms for name in foot], robot.foot_friction)
+    if terrain is not None:
+        scene.round_feet(spec, robot.foot_sites, robot.foot_geoms)
     scene.set_actuators(spec, joint_names, groups)
     return _measure(robot, spec.compile(), joint_names, groups, stds, np.array(pose))
 

@@ -4,11 +4,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import mujoco
+import numpy as np
 
 if TYPE_CHECKING:
     from envs.robots.robot import JointGroup
+    from envs.terrain import Terrain
 
 FLOOR = "floor"
+BASE_THICKNESS = 0.5  # m, of a heightfield's ground below its lowest point
+HFIELD_CONTACTS = 4  # at most, of MJX, between a geom and a heightfield
+# m, least radius of a foot's spheres there. MuJoCo collides with the prism under each triangle for itself: where they
+# meet, it pushes out sideways a sphere whose centre gets below the surface, and one of 5 mm does at every landing.
+HFIELD_RADIUS = 0.02
 CAMERA = "track"
 
 # Contact sensor data: found, force, normal, tangent, 1 + 3 + 3 + 3 numbers in this order.
@@ -22,6 +29,11 @@ def contact_sensor(geom: str) -> str:
     return f"{geom}_contact"
 
 
+def contacts_per_geom(model: mujoco.MjModel) -> int:
+    """How many contacts a foot geom can have with the floor: 1 on a plane, `HFIELD_CONTACTS` on a heightfield."""
+    return 1 if model.geom(FLOOR).type == mujoco.mjtGeom.mjGEOM_PLANE else HFIELD_CONTACTS
+
+
 def set_solver(spec: mujoco.MjSpec, *, timestep: float, iterations: int, ls_iterations: int) -> None:
     """Newton with pyramidal cones and the semi-implicit integrator (stable with stiff position actuators)."""
     option = spec.option
@@ -33,8 +45,8 @@ def set_solver(spec: mujoco.MjSpec, *, timestep: float, iterations: int, ls_iter
     option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
 
 
-def add_surroundings(spec: mujoco.MjSpec, base_body: str) -> None:
-    """A checkered floor at z = 0, sky, light, and the camera `CAMERA` that follows the robot's centre of mass."""
+def add_surroundings(spec: mujoco.MjSpec, base_body: str, terrain: "Terrain | None" = None) -> None:
+    """A checkered floor, flat or with a terrain's heights; sky, light, the camera `CAMERA` that follows the CoM."""
     builtin, kind = mujoco.mjtBuiltin, mujoco.mjtTexture
     spec.add_texture(
         name="sky",
@@ -56,15 +68,20 @@ def add_surroundings(spec: mujoco.MjSpec, base_body: str) -> None:
     )
     material = spec.add_material(name=FLOOR, texrepeat=(1, 1), texuniform=True, reflectance=0.08)
     material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = FLOOR
-    spec.worldbody.add_geom(
-        name=FLOOR,
-        type=mujoco.mjtGeom.mjGEOM_PLANE,
-        size=(0, 0, 0.05),
-        material=FLOOR,
-        contype=1,
-        conaffinity=0,
-        condim=3,
-    )
+    floor = spec.worldbody.add_geom(name=FLOOR, material=FLOOR, contype=1, conaffinity=0, condim=3)
+    if terrain is None:
+        floor.type, floor.size = mujoco.mjtGeom.mjGEOM_PLANE, (0, 0, 0.05)
+    else:
+        heights = terrain.heights
+        low, high = heights.min(), heights.max()  # MuJoCo scales what lies between them to [0, 1]
+        spec.add_hfield(
+            name=FLOOR,
+            nrow=heights.shape[0],
+            ncol=heights.shape[1],
+            size=(*terrain.half_size, high - low, BASE_THICKNESS),
+            userdata=heights.reshape(-1),
+        )
+        floor.type, floor.hfieldname, floor.pos = mujoco.mjtGeom.mjGEOM_HFIELD, FLOOR, (0, 0, low)
     base = spec.body(base_body)
     base.add_light(
         pos=(1.0, -1.0, 3.0),
@@ -86,8 +103,12 @@ def add_surroundings(spec: mujoco.MjSpec, base_body: str) -> None:
 
 
 def set_contacts(spec: mujoco.MjSpec, foot_geoms: Sequence[str], friction: float) -> None:
-    """The foot geoms meet the floor and nothing else collides; one contact sensor per foot geom."""
+    """The foot geoms meet the floor and nothing else collides; one contact sensor per foot geom.
+
+    A sensor holds as many contacts as its geom can have with the floor: one on a plane, `HFIELD_CONTACTS` on a terrain.
+    """
     feet = set(foot_geoms)
+    slots = 1 if spec.geom(FLOOR).type == mujoco.mjtGeom.mjGEOM_PLANE else HFIELD_CONTACTS
     for geom in spec.geoms:
         if geom.name in feet:
             geom.contype, geom.conaffinity, geom.condim = 0, 1, 3
@@ -106,8 +127,20 @@ def set_contacts(spec: mujoco.MjSpec, foot_geoms: Sequence[str], friction: float
             objname=FLOOR,
             reftype=mujoco.mjtObj.mjOBJ_GEOM,
             refname=name,
-            intprm=(_CONTACT_DATA, _REDUCE_MINDIST, 1),
+            intprm=(_CONTACT_DATA, _REDUCE_MINDIST, slots),
         )
+
+
+def round_feet(spec: mujoco.MjSpec, foot_sites: Sequence[str], foot_geoms: Sequence[Sequence[str]]) -> None:
+    """Gives the spheres of the feet at least the radius `HFIELD_RADIUS`; their lowest points stay where they are."""
+    model = spec.compile()  # resolves whatever way the MJCF gives orientations in
+    for site, geoms in zip(foot_sites, foot_geoms, strict=True):
+        up = np.zeros(3)
+        mujoco.mju_rotVecQuat(up, np.array([0.0, 0.0, 1.0]), model.site(site).quat)
+        for geom in map(spec.geom, geoms):
+            grown = max(HFIELD_RADIUS - geom.size[0], 0.0)
+            geom.size[0] += grown
+            geom.pos += grown * up
 
 
 def set_actuators(spec: mujoco.MjSpec, joint_names: Sequence[str], groups: Sequence["JointGroup"]) -> None:
