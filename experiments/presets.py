@@ -31,15 +31,17 @@ Preset = Literal["auto", "cpu", "gpu"]
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """A training run. The preset decides what all other flags default to."""
+    """A training run. Preset and variant decide what all other flags default to."""
 
     preset: Preset = "auto"
     """cpu: a demonstration of about ten minutes on two cores; gpu: a walking policy; auto: by device."""
     env: VelocityConfig = dataclasses.field(default_factory=VelocityConfig)
     ppo: PPOConfig = dataclasses.field(default_factory=PPOConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
-    name: str = "g1"
-    """Of the run; its directory adds the time."""
+    variant: str = "mpc"
+    """What the run is a comparison with: base (base-RL), reference, …; experiments/variants.py lists them."""
+    name: str = ""
+    """Of the run, by default that of the robot; its directory adds the time."""
     runs: Path = Path("runs")
     """Where run directories are made."""
     resume: Path | None = None

@@ -79,4 +79,4 @@ def apply(config: TrainConfig, name: str) -> TrainConfig:
     known = variants(config)
     if name not in known:
         raise ValueError(f"There is no variant {name!r}; there are {', '.join(known)}.")
-    return known[name](config)
+    return dataclasses.replace(known[name](config), variant=name)

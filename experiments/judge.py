@@ -1,0 +1,57 @@
+"""A policy before the quality gate, with the facts of its training beside the verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+from envs import velocity
+from envs.config import VelocityConfig
+from learning import gate, gate_report, record
+from learning.policy import Policy, load_policy
+from learning.progress import Progress
+from learning.serialize import from_json
+
+
+def load(path: Path) -> tuple[Policy, VelocityConfig]:
+    """A policy, and the task that it was trained on, on whatever physics this machine has.
+
+    Args:
+        path: run directory or policy file.
+
+    Raises:
+        ValueError: the file does not say which task that was.
+    """
+    policy = load_policy(path)
+    if "env" not in policy.metadata:
+        raise ValueError(f"'{path}' does not say which task it was trained on, so it cannot be played.")
+    config = from_json(VelocityConfig, json.dumps(policy.metadata["env"]))
+    return policy, dataclasses.replace(config, backend="auto")
+
+
+def judge(path: Path, out: Path, episodes: int = 256, seed: int = 0) -> gate.GateResult:
+    """Runs the gate, and writes `gate.json` and `gate.png`.
+
+    Args:
+        path: run directory or policy file.
+        out: directory for the figures.
+        episodes: without kicks, and again for each strength of kicks.
+        seed: of headings, noise and kicks.
+    """
+    policy, config = load(path)
+    run_dir = path if path.is_dir() else path.parent
+    started = time.monotonic()
+    env = velocity.make(dataclasses.replace(config, backend="jax"))
+    settings, bars = gate.GateConfig(episodes=episodes, seed=seed), gate.Bars()
+    result = gate.run_gate(env, policy, settings, bars, Progress(interval=10.0))
+    facts = {
+        "robot": env.robot.robot.name,
+        "policy": path.name,
+        **record.training_facts(run_dir),
+        "versions": record.versions(),
+        "gate_seconds": time.monotonic() - started,
+    }
+    gate_report.write(result, gate_report.to_record(result, settings, bars, facts), out)
+    return result
