@@ -28,6 +28,7 @@ from envs.terrain import Terrain, Walk, ground_heights, log_walk
 from pimpc.gait import GaitConfig, advance, is_moving
 from pimpc.plan import CentroidalModel, CentroidalState
 from rewards import evaluate
+from rewards.terms import ang_vel, lin_vel
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -204,6 +205,10 @@ class Episode:
         ctx = reward_context(self.robot, self.gait, task, kin, physics, contacts, action, landmarks, dt, ground)
         reward, parts = evaluate(self.config.rewards, ctx, self.config.dt)
         metrics = {f"reward/{name}": value for name, value in parts.items()}
+        metrics["score/lin_vel"], metrics["score/ang_vel"] = (
+            lin_vel(ctx),
+            ang_vel(ctx),
+        )  # whatever the reward is made of
         metrics["velocity_error"] = jnp.linalg.norm(ctx.command[:2] - ctx.v_base[:2])
         metrics["yaw_rate_error"] = jnp.abs(ctx.command[2] - ctx.w_base[2])
         metrics["mean_velocity_error"] = jnp.linalg.norm(mean_error[:2])

@@ -88,7 +88,14 @@ class VelocityEnv:
         terms = tuple(f"reward/{name}" for name in weighted_terms(self.config.rewards))
         health = MPC_METRICS if self.config.guidance.enabled else ()
         level = () if self.one.terrain is None else ("terrain/level",)
-        errors = ("velocity_error", "yaw_rate_error", "mean_velocity_error", "mean_yaw_rate_error")
+        errors = (
+            "score/lin_vel",
+            "score/ang_vel",
+            "velocity_error",
+            "yaw_rate_error",
+            "mean_velocity_error",
+            "mean_yaw_rate_error",
+        )
         return (*terms, *errors, "episode/fallen", "episode/diverged", *health, *level)
 
     # --- Brax's functional shape -----------------------------------------------------------------------------------
