@@ -51,6 +51,7 @@ class Timing:
     horizon: int  # stages
     batch: int  # problems
     seconds: float  # median of the repeats
+    fastest: float  # s, of the repeats; far from the median, the machine had other things to do
     compile_seconds: float
     iterations: float  # mean
     residual: float  # worst relative residual of all problems
@@ -225,6 +226,7 @@ def time_horizon(problems: LTVProblem, n: int, terminal: float, repeats: int = 5
         horizon=n,
         batch=len(solution.status),
         seconds=float(np.median(times)),
+        fastest=min(times),
         compile_seconds=compile_seconds,
         iterations=float(solution.iterations.mean()),
         residual=float(residual.max()),
