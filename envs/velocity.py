@@ -32,6 +32,14 @@ from pimpc.gait import GaitConfig
 from rewards import weighted_terms
 
 T = TypeVar("T")
+TRACKING_METRICS = (
+    "score/lin_vel",
+    "score/ang_vel",
+    "velocity_error",
+    "yaw_rate_error",
+    "mean_velocity_error",
+    "mean_yaw_rate_error",
+)
 MPC_METRICS = ("mpc/failed", "mpc/iterations", "mpc/landmarks")
 
 
@@ -88,15 +96,7 @@ class VelocityEnv:
         terms = tuple(f"reward/{name}" for name in weighted_terms(self.config.rewards))
         health = MPC_METRICS if self.config.guidance.enabled else ()
         level = () if self.one.terrain is None else ("terrain/level",)
-        errors = (
-            "score/lin_vel",
-            "score/ang_vel",
-            "velocity_error",
-            "yaw_rate_error",
-            "mean_velocity_error",
-            "mean_yaw_rate_error",
-        )
-        return (*terms, *errors, "episode/fallen", "episode/diverged", *health, *level)
+        return (*terms, *TRACKING_METRICS, "episode/fallen", "episode/diverged", *health, *level)
 
     # --- Brax's functional shape -----------------------------------------------------------------------------------
 

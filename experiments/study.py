@@ -1,4 +1,4 @@
-"""The paper's comparisons, one command each: trains every variant with every seed, judges the policies, draws the figure.
+"""The paper's comparisons, one command each: trains every variant with every seed, judges the policies, draws.
 
     uv run --extra cuda13 --extra warp experiments/study.py guidance
     uv run experiments/study.py --help

@@ -128,7 +128,7 @@ def draw(study: str, found: dict[str, list[dict[str, Any]]], path: Path) -> None
 
     figure = Figure(figsize=(4.2 * len(FIGURES), 9.6), layout="constrained")
     FigureCanvasAgg(figure)
-    upper, lower = figure.subfigures(2, 1, height_ratios=(2, 1))
+    upper, lower = np.ravel(np.array(figure.subfigures(2, 1, height_ratios=(2, 1))))
     axes = upper.subplots(2, len(CURVES), squeeze=False, sharey="col")
     for axis_row, (x, label) in zip(
         axes, (("env_steps", "samples [million]"), ("minutes", "wall-clock time [min]")), strict=True
@@ -141,7 +141,7 @@ def draw(study: str, found: dict[str, list[dict[str, Any]]], path: Path) -> None
             axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].legend(frameon=False)
     for axis, (key, title) in zip(lower.subplots(1, len(FIGURES)), FIGURES.items(), strict=True):
-        for i, (colour, (name, runs)) in enumerate(zip(COLOURS, found.items(), strict=False)):
+        for i, (colour, runs) in enumerate(zip(COLOURS, found.values(), strict=False)):
             values = [run["gate"][key] for run in runs if run["gate"] and run["gate"][key] is not None]
             axis.plot(values, [i] * len(values), "o", color=colour, alpha=0.8)
         axis.set_yticks(range(len(found)), list(found))
@@ -150,9 +150,8 @@ def draw(study: str, found: dict[str, list[dict[str, Any]]], path: Path) -> None
         axis.grid(alpha=0.25, linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
     seeds = max((len(runs) for runs in found.values()), default=0)
-    upper.suptitle(
-        f"{study}: {seeds} seed{'s' * (seeds != 1)}, band: their range; cross: first policy through the gate"
-    )
+    plural = "s" if seeds != 1 else ""
+    upper.suptitle(f"{study}: {seeds} seed{plural}, band: their range; cross: first policy through the gate")
     lower.suptitle("the last policies in C MuJoCo, a point a seed")
     figure.savefig(path, dpi=130)
 
