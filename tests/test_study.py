@@ -1,0 +1,160 @@
+"""Studies: variants differ in what they are named for, runs are kept and resumed, the report is what the runs say."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toy_env import PointMass
+
+from envs import velocity
+from experiments import study, study_report, study_runs, variants
+from experiments.presets import TrainConfig, preset
+from experiments.study import STUDIES, StudyConfig
+from learning import record
+from learning.config import PPOConfig, RunConfig
+from learning.policy import load_policy
+from learning.run import train as run_training
+from rewards import weighted_terms
+
+TOY = PPOConfig(num_envs=8, unroll_length=5, num_minibatches=2, num_epochs=1, policy_hidden=(8,), value_hidden=(8,))
+
+
+def toy(seed=0, iterations=4):
+    steps = iterations * TOY.samples_per_iteration
+    run = RunConfig(total_env_steps=steps, checkpoint_iterations=1, keep_checkpoints=1)
+    return TrainConfig(ppo=dataclasses.replace(TOY, seed=seed), run=run)
+
+
+def toy_trainer(config, run_dir, resume, callback):
+    """As `launch`, with a toy to train on."""
+    return run_training(
+        PointMass(), config.ppo, run_dir, run=config.run, settings=dataclasses.asdict(config), resume=resume,
+        callback=callback, devices=jax.local_devices()[:1],
+    )  # fmt: skip
+
+
+def test_every_study_names_variants_that_exist_and_starts_from_the_preset():
+    config = preset("gpu")
+    known = variants.variants(config)
+    for names in STUDIES.values():
+        assert set(names) <= set(known) and names.count("mpc") <= 1
+    assert dataclasses.replace(variants.apply(config, "mpc")) == config
+    with pytest.raises(ValueError, match="no variant 'mpd'"):
+        variants.apply(config, "mpd")
+
+
+@pytest.mark.parametrize("name", sorted({name for names in STUDIES.values() for name in names} - {"mpc"}))
+def test_a_variant_changes_guidance_or_its_rewards_and_nothing_else(name):
+    config = preset("gpu")
+    changed = variants.apply(config, name)
+    before, after = (dataclasses.asdict(c) for c in (config, changed))
+    differing = set(record.differences(before, after)) - {"variant"}
+    assert differing
+    assert all(key.startswith(("env.guidance.", "env.rewards.base.", "env.rewards.mpc.")) for key in differing)
+    assert changed.env.rewards.regularization == config.env.rewards.regularization
+
+
+@pytest.mark.parametrize("name", ["base", "released_solver", "horizon_20"])
+def test_a_variant_can_be_stepped(name):
+    """Traced, not compiled: shapes agree from reset to step."""
+    config = variants.apply(preset("cpu"), name).env
+    env = velocity.make(dataclasses.replace(config, backend="jax"))
+    start = jax.eval_shape(env.reset, jax.ShapeDtypeStruct((2, 2), jnp.uint32))
+    after = jax.eval_shape(env.step, start, jax.ShapeDtypeStruct((2, env.action_size), jnp.float32))
+    assert jax.tree.map(lambda x: x.shape, start) == jax.tree.map(lambda x: x.shape, after)
+    assert set(after.metrics) == set(env.metric_names)
+    assert {f"reward/{term}" for term in weighted_terms(config.rewards)} <= set(after.metrics)
+    assert ("mpc/failed" in after.metrics) == config.guidance.enabled
+    assert len(env.mirror.observations["privileged_state"].sign) == after.obs["privileged_state"].shape[1]
+
+
+def test_a_reward_that_follows_a_plan_needs_one():
+    with pytest.raises(ValueError, match=r"guidance\.enabled = False, but the reward follows the plan"):
+        variants.guidance(preset("cpu"), enabled=False)
+
+
+def test_a_run_is_made_once_kept_along_the_way_and_goes_on_where_it_stopped(tmp_path):
+    run_dir = tmp_path / "mpc_seed0"
+    calls = []
+
+    def trainer(config, run_dir, resume, callback):
+        calls.append(resume)
+        short = config if resume else toy(iterations=2)  # the first time it is cut short …
+        result = toy_trainer(dataclasses.replace(config, run=short.run), run_dir, resume, callback)
+        if not resume:
+            (run_dir / record.CONFIG).write_text(json.dumps(dataclasses.asdict(config), default=str))
+        return result if resume else dataclasses.replace(result, stopped_by="signal")
+
+    assert not study.train(toy(), run_dir, 4, trainer)
+    assert not (run_dir / study.FINISHED).exists()
+    assert study.train(toy(), run_dir, 4, trainer)
+    assert study.train(toy(), run_dir, 4, trainer)
+    assert calls == [False, True]  # … the second time it goes on, the third there is nothing to do
+    kept = sorted((run_dir / study_runs.POLICIES).glob("*.npz"))
+    assert [int(path.stem) for path in kept] == [40, 80, 120, 160]
+    assert load_policy(kept[-1]).spec.action_size == 1
+    with pytest.raises(ValueError, match=r"was trained with ppo.seed = 0, not 1"):
+        study.train(toy(seed=1), run_dir, 4, trainer)
+
+
+@pytest.mark.parametrize("first", range(6))
+def test_the_first_policy_that_passes_is_found_by_bisection(tmp_path, first):
+    (tmp_path / study_runs.POLICIES).mkdir()
+    steps = [100, 200, 300, 400, 500]
+    for count in steps:
+        (tmp_path / study_runs.POLICIES / f"{count:012d}.npz").touch()
+    rows = [{"env_steps": count, "minutes": count / 100} for count in steps]
+    (tmp_path / record.METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = []
+
+    def passes(path: Path) -> bool:
+        asked.append(int(path.stem))
+        return steps.index(int(path.stem)) >= first
+
+    found = study_runs.crossing(tmp_path, passes)
+    expected = (steps[first], steps[first] / 100) if first < 5 else (None, None)
+    assert (found["env_steps"], found["minutes"]) == expected
+    assert len(asked) == len(set(asked)) <= 4
+
+
+def write_run(run_dir, slope, falls, crossing):
+    run_dir.mkdir(parents=True)
+    rows = [
+        {"env_steps": i * 1e6, "minutes": 1.0 + i / 10, **dict.fromkeys(study_report.CURVES, 1.0 - slope * i)}
+        for i in range(1, 6)
+    ]
+    (run_dir / record.METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    record.write_json(run_dir / "versions.json", {"device": "NVIDIA H200"})
+    gate = {"passed": falls == 0, "falls": falls, **dict.fromkeys(study_report.FIGURES, 0.1 + 0.1 * falls)}
+    record.write_json(run_dir / "gate.json", gate)
+    record.write_json(
+        run_dir / study_runs.CROSSING, {"env_steps": crossing, "minutes": crossing and 1.0 + crossing / 1e7}
+    )
+
+
+def test_the_report_is_the_mean_and_the_range_over_the_seeds_that_there_are(tmp_path):
+    write_run(tmp_path / "mpc_seed0", 0.1, 0, 3e6)
+    write_run(tmp_path / "mpc_seed1", 0.2, 2, None)
+    write_run(tmp_path / "base_seed0", 0.0, 1, None)
+    text = study_report.report("guidance", ("mpc", "base", "reference"), (0, 1, 2), tmp_path, tmp_path / "out")
+    rows = json.loads((tmp_path / "out" / "guidance.json").read_text())["variants"]
+    assert [(row["variant"], row["runs"]) for row in rows] == [("mpc", 2), ("base", 1)]  # reference was not run
+    assert rows[0]["gate/falls"] == {"mean": 1.0, "min": 0.0, "max": 2.0}
+    assert rows[0]["passed"] == [True, False]
+    np.testing.assert_allclose(rows[0]["score/lin_vel"]["mean"], 0.25)
+    np.testing.assert_allclose(rows[0]["gate/passed_after_minutes"]["mean"], 1.3)
+    assert rows[1]["gate/passed_after_minutes"] is None
+    assert "| mpc | 2 |" in text and "| base | 1 |" in text
+    assert (tmp_path / "out" / "guidance.png").stat().st_size > 10_000
+
+
+def test_settings_take_the_study_into_account():
+    config = study.settings(StudyConfig("guidance", preset="cpu", env_steps=10_000, num_envs=16), "base", seed=5)
+    assert (config.ppo.seed, config.ppo.num_envs, config.variant) == (5, 16, "base")
+    assert not config.env.guidance.enabled
+    iterations = config.run.total_env_steps / config.ppo.samples_per_iteration
+    assert iterations / config.run.checkpoint_iterations >= 8
