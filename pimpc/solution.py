@@ -21,7 +21,7 @@ class Status(enum.IntEnum):
 
     SOLVED = 0, "Solved: both residuals of the returned plan are within the tolerance."
     SOLVED_INACCURATE = 1, "Solved inaccurately: the residuals are within ten times the tolerance, but not within it."
-    MAX_ITERATIONS = 2, "The iteration limit came first; the returned plan is the last iterate and is not optimal."
+    MAX_ITERATIONS = 2, "Not shown to be optimal: the residuals stay large, for want of iterations or of precision."
     INFEASIBLE = 3, "No inputs satisfy the constraints; check u_min, u_max, G and h, and the state bounds against x0."
     NONFINITE_INPUT = 4, "The problem holds NaN or an infinity outside the bounds; `pimpc.validate` names the field."
     NONFINITE = 5, "The iteration diverged to NaN or infinity; the weights are probably not positive definite."

@@ -17,6 +17,7 @@ import pytest
 import train
 from envs import velocity
 from envs.commands import CommandConfig, constant
+from experiments.judge import load
 from learning import gate, metrics, record
 from learning.closed_loop import ClosedLoop, Episodes, Signals
 from learning.policy import save_policy
@@ -28,7 +29,7 @@ WALK = Episodes(FORWARD, np.zeros(2, bool), 60)
 
 @pytest.fixture(scope="module")
 def shipped():
-    return train._load(train.SHIPPED_POLICY)
+    return load(train.SHIPPED_POLICY)
 
 
 @pytest.fixture(scope="module")
