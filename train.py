@@ -64,7 +64,7 @@ def train(arguments: list[str]) -> int:
     fresh = variants.apply(preset(_peek(arguments, "--preset", "auto")), _peek(arguments, "--variant", "mpc"))
     default = _stored(Path(earlier)) if earlier else fresh
     config = tyro.cli(TrainConfig, args=arguments, default=default, prog="train.py train")
-    print(f"Preset {config.preset}: {config.ppo.num_envs} robots ({config.env.robot})")
+    print(f"Preset {config.preset}, variant {config.variant}: {config.ppo.num_envs} robots ({config.env.robot})")
     from learning import record
 
     run_dir = config.resume or record.new_run_directory(config.name or config.env.robot.rpartition(":")[2], config.runs)
