@@ -34,9 +34,7 @@ class TerrainConfig:
     seed: int = 0  # of the heights
     start_levels: int = 3  # first episodes start on one of so many easiest levels
     promote: float = 0.75  # share of the commanded way that an episode must have covered to rise a level
-    demote: float = (
-        0.5  # share below which it falls one; a fall counts the rest of its time as commanded and not walked
-    )
+    demote: float = 0.5  # share below which it falls one; what a fall cuts off counts as commanded and not walked
 
     def __post_init__(self) -> None:
         if self.kind not in ("flat", "rough"):

@@ -158,3 +158,27 @@ def test_settings_take_the_study_into_account():
     assert not config.env.guidance.enabled
     iterations = config.run.total_env_steps / config.ppo.samples_per_iteration
     assert iterations / config.run.checkpoint_iterations >= 8
+
+
+@pytest.fixture
+def quick_to_compile():
+    """Nearly all of the time of what follows is compilation."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("quick_to_compile")
+def test_a_small_study_from_end_to_end(tmp_path, capsys):
+    """MPC-RL and what it is compared with, on a CPU; the gate has tests of its own."""
+    size = ["--preset", "cpu", "--num-envs", "4", "--env-steps", "192", "--seeds", "0", "--episodes", "0"]
+    where = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    assert study.main(["guidance", *size, *where]) == 0
+    assert "going on" not in capsys.readouterr().out
+    assert study.main(["guidance", *size, *where]) == 0  # nothing left to do
+    rows = json.loads((tmp_path / "out" / "guidance.json").read_text())["variants"]
+    assert [(row["variant"], row["env_steps"]["mean"]) for row in rows] == [(n, 192) for n in STUDIES["guidance"]]
+    assert all(0 < row["score/lin_vel"]["mean"] <= 1 for row in rows)
+    assert "training" not in capsys.readouterr().out
