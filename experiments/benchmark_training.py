@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +44,23 @@ def main(arguments: list[str] | None = None) -> int:
     config = tyro.cli(TrainingBenchmarkConfig, args=arguments, prog="benchmark_training.py", description=__doc__)
     if config.worker:
         return work(config)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share the GPU's memory
     from experiments.solver_records import environment
 
     here = environment("0: weights, robots, actions")
     sizes = config.num_envs or ((64,) if here["backend"] == "cpu" else (1024, 2048, 4096, 8192, 16384))
-    rows = measure_all(config, sizes)
     config.out.mkdir(parents=True, exist_ok=True)
     path = config.out / f"training_{here['backend']}.json"
-    path.write_text(json.dumps({"environment": here, "rows": rows}, indent=1) + "\n")
-    print(table(rows), f"Figures: {path}", sep="\n")
+    rows = []
+    for row in measure_all(config, sizes):
+        rows.append(row)
+        path.write_text(json.dumps({"environment": here, "rows": rows}, indent=1) + "\n")
+        print(table([row], head=len(rows) == 1), flush=True)
+    print(f"Figures: {path}")
     return 0
 
 
-def measure_all(config: TrainingBenchmarkConfig, sizes: tuple[int, ...]) -> list[dict[str, Any]]:
+def measure_all(config: TrainingBenchmarkConfig, sizes: tuple[int, ...]) -> Iterator[dict[str, Any]]:
     """One process a size: all compile at once, then each has the device to itself."""
     every = [str(k) for k in config.every]
     command = [sys.executable, "-m", "experiments.benchmark_training", "--iterations", str(config.iterations)]
@@ -62,7 +68,6 @@ def measure_all(config: TrainingBenchmarkConfig, sizes: tuple[int, ...]) -> list
     for size in sizes:
         arguments = [*command, "--worker", str(size), "--every", *every]
         workers[size] = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    rows = []
     try:
         for size, worker in workers.items():
             _answer(worker, size)
@@ -70,13 +75,11 @@ def measure_all(config: TrainingBenchmarkConfig, sizes: tuple[int, ...]) -> list
         for size, worker in workers.items():
             assert worker.stdin
             print("go", file=worker.stdin, flush=True)
-            rows.append(json.loads(_answer(worker, size)))
+            yield json.loads(_answer(worker, size))
             worker.wait()
-            print(table(rows[-1:], head=size == sizes[0]), flush=True)
     finally:
         for worker in workers.values():
             worker.kill()
-    return rows
 
 
 def _answer(worker: subprocess.Popen[str], size: int) -> str:
