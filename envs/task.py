@@ -65,9 +65,14 @@ def stand_at(home: Kinematics, shift: Float[Array, " 3"], yaw: Float[Array, ""])
     )
 
 
+def base_velocity(kin: Kinematics) -> Float[Array, " 3"]:
+    """Linear velocity of the base in its yaw frame [m/s]."""
+    return yaw_rotation(kin.yaw).T @ kin.v_world_base
+
+
 def average_error(task: TaskState, kin: Kinematics, gait: GaitConfig, dt: float) -> Float[Array, " 3"]:
     """The mean of velocity minus command, brought up to date: exponential, over half a gait period."""
-    velocity = (yaw_rotation(kin.yaw).T @ kin.v_world_base).at[2].set(kin.w_base[2])
+    velocity = base_velocity(kin).at[2].set(kin.w_base[2])
     share = min(1.0, 2.0 * dt / gait.period)
     return task.mean_error + share * (velocity - task.command - task.mean_error)
 
@@ -99,28 +104,22 @@ def reward_context(
         ground: z of the ground under base, left and right sole [m].
     """
     foot_height = kin.p_world_foot[:, 2] - ground[1:]
-    v = kin.v_world_base
-    walking = jnp.where(task.moving, robot.pose_std_walking, robot.pose_std_standing)
     R = kin.R_world_base
     return Context(
         command=task.command,
         moving=task.moving,
         scheduled_stance=stance(task.phase, gait, task.moving),
         swing_fraction=swing_fraction(task.phase, gait, task.moving),
-        v_base=yaw_rotation(kin.yaw).T @ v,
+        v_base=base_velocity(kin),
         w_base=kin.w_base,
         w_world=R @ kin.w_base,
         mean_error=task.mean_error,
         gravity_base=kin.projected_gravity,
-        q=physics.qpos[robot.qpos_adr],
-        q_default=jnp.asarray(robot.default_joint_pos, v.dtype),
-        q_std=walking,
-        q_lower=jnp.asarray(robot.soft_limits[:, 0], v.dtype),
-        q_upper=jnp.asarray(robot.soft_limits[:, 1], v.dtype),
+        **_joints(robot, physics, task.moving),
         action=action,
         last_action=task.last_action,
         mass=task.params.body_mass.sum(),
-        inertia=R @ jnp.asarray(robot.inertia, v.dtype) @ R.T,
+        inertia=R @ jnp.asarray(robot.inertia, R.dtype) @ R.T,
         p_world_com=kin.p_world_com,
         linear_momentum=kin.linear_momentum,
         angular_momentum=kin.angular_momentum,
@@ -136,6 +135,18 @@ def reward_context(
         limb_gaps=kin.limb_gaps,
         guidance=guidance,
     )
+
+
+def _joints(robot: RobotModel, physics: PhysicsState, moving: Bool[Array, ""]) -> dict[str, Float[Array, " nj"]]:
+    """The context's entries about joints [rad]: where they are, should be, may stray to, and must not go."""
+    q = physics.qpos[robot.qpos_adr]
+    return {
+        "q": q,
+        "q_default": jnp.asarray(robot.default_joint_pos, q.dtype),
+        "q_std": jnp.where(moving, robot.pose_std_walking, robot.pose_std_standing),
+        "q_lower": jnp.asarray(robot.soft_limits[:, 0], q.dtype),
+        "q_upper": jnp.asarray(robot.soft_limits[:, 1], q.dtype),
+    }
 
 
 def has_fallen(

@@ -21,9 +21,9 @@ import mujoco.rollout
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from envs.observations import actor_layout, add_noise, yaw_rotation
+from envs.observations import actor_layout, add_noise
 from envs.physics import PhysicsState, foot_contacts, nominal_params
-from envs.task import has_fallen
+from envs.task import base_velocity, has_fallen
 from envs.velocity import VelocityEnv, on_flat_ground
 from learning.policy import Policy
 
@@ -255,7 +255,7 @@ def _react(
         q = qpos[robot.qpos_adr]
         seen = {
             "fallen": has_fallen(robot, kin, env.config.tilt_limit),
-            "velocity": (yaw_rotation(kin.yaw).T @ kin.v_world_base)[:2],
+            "velocity": base_velocity(kin)[:2],
             "yaw_rate": kin.w_base[2],
             "slip": jnp.where(contact, jnp.linalg.norm(kin.v_world_foot[:, :2], axis=-1), 0.0),
             "contact": contact,
