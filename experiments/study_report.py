@@ -125,6 +125,7 @@ def draw(study: str, found: dict[str, list[dict[str, Any]]], path: Path) -> None
     """Curves over samples and over time with the range of the seeds, and the gate's figures, a point a seed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     figure = Figure(figsize=(4.2 * len(FIGURES), 9.6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -134,12 +135,13 @@ def draw(study: str, found: dict[str, list[dict[str, Any]]], path: Path) -> None
         axes, (("env_steps", "samples [million]"), ("minutes", "wall-clock time [min]")), strict=True
     ):
         for axis, (key, title) in zip(axis_row, CURVES.items(), strict=True):
-            for colour, (name, runs) in zip(COLOURS, found.items(), strict=False):
-                _band(axis, runs, x, key, colour, name)
+            for colour, runs in zip(COLOURS, found.values(), strict=False):
+                _band(axis, runs, x, key, colour)
             axis.set(xlabel=label, ylabel=title)
             axis.grid(alpha=0.25, linewidth=0.6)
             axis.spines[["top", "right"]].set_visible(False)
-    axes[0][0].legend(frameon=False)
+    lines = [Line2D([], [], color=colour, label=name) for colour, name in zip(COLOURS, found, strict=False)]
+    axes[0][0].legend(handles=lines, frameon=False)
     for axis, (key, title) in zip(lower.subplots(1, len(FIGURES)), FIGURES.items(), strict=True):
         for i, (colour, runs) in enumerate(zip(COLOURS, found.values(), strict=False)):
             values = [run["gate"][key] for run in runs if run["gate"] and run["gate"][key] is not None]
@@ -156,7 +158,7 @@ def draw(study: str, found: dict[str, list[dict[str, Any]]], path: Path) -> None
     figure.savefig(path, dpi=130)
 
 
-def _band(axis: Any, runs: list[dict[str, Any]], x: str, key: str, colour: str, name: str) -> None:
+def _band(axis: Any, runs: list[dict[str, Any]], x: str, key: str, colour: str) -> None:
     """The mean over the seeds as far as all of them go, their range, and where each first passed the gate."""
     scale = 1e-6 if x == "env_steps" else 1.0
     curves = [_points(run["curve"], x, key) for run in runs]
@@ -165,7 +167,7 @@ def _band(axis: Any, runs: list[dict[str, Any]], x: str, key: str, colour: str, 
         return
     grid = np.linspace(max(curve[0, 0] for curve in curves), min(curve[-1, 0] for curve in curves), 200)
     values = np.array([np.interp(grid, curve[:, 0], curve[:, 1]) for curve in curves])
-    axis.plot(scale * grid, values.mean(0), color=colour, label=name, linewidth=1.6)
+    axis.plot(scale * grid, values.mean(0), color=colour, linewidth=1.6)
     axis.fill_between(scale * grid, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
     for run in runs:
         crossed = (run["crossing"] or {}).get(x)
