@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import nnls
+from scipy.optimize import linprog, nnls
 
 import pimpc
 from pimpc import centroidal, cones, footholds
@@ -387,6 +387,23 @@ def test_cone_turns_with_the_foot(yaw):
     np.testing.assert_allclose(turned @ cones.rotate_cone(G, R).T, w @ G.T, atol=1e-3)
     assert h.shape == (G.shape[0],)
     assert (np.asarray(h) >= 0).all()
+
+
+def test_boxes_are_the_smallest_around_the_cones():
+    """Of feet that stand along the world's axes; in the air both are the zero wrench."""
+    cone, box = (build(CentroidalConfig(boxes=b), GaitConfig(), make_model(), make_state(), 0.2, jnp.zeros(3), True)[0]
+                 for b in (False, True))  # fmt: skip
+    assert box.G.shape[1] == 0
+    assert not np.asarray(cone.u_max[:, 2] > 0).all()  # some stages have the left foot in the air …
+    on_ground = int(np.argmax(np.asarray(cone.u_max[:, 2] > 0)))  # … and this one has not
+    G, h = np.asarray(cone.G[on_ground], float), np.asarray(cone.h[on_ground], float)
+    for j in range(6):
+        for sign, bound in ((1.0, box.u_max), (-1.0, box.u_min)):
+            furthest = linprog(-sign * np.eye(12)[j], G, h, bounds=[(None, None)] * 6 + [(0, 0)] * 6)
+            assert furthest.status == 0
+            np.testing.assert_allclose(bound[on_ground, j], -sign * furthest.fun, atol=1e-2)
+    air = np.asarray(cone.u_max) == 0
+    assert np.all(np.asarray(box.u_min)[air] == 0) and np.all(np.asarray(box.u_max)[air] == 0)
 
 
 def test_centre_of_pressure_is_where_the_force_acts():

@@ -12,6 +12,8 @@ from envs import guidance as mpc
 from envs.commands import CommandConfig, constant, sample
 from envs.config import NO_PUSHES, NO_RANDOMIZATION, VelocityConfig
 from envs.guidance import WEIGHTS, GuidanceConfig, GuidanceState
+from envs.observations import yaw_rotation
+from envs.task import average_error
 from envs.velocity import make
 from pimpc.plan import Plan
 
@@ -207,6 +209,35 @@ def test_landmarks_are_past_predictions_for_the_present(every):
     first = [sum(tick + 1 >= offset for offset in offsets) for tick in range(min(offsets) + every)]
     assert seen[0] == 0 and seen[: len(first)] <= first  # missing landmarks are omitted at the start
     assert max(seen) == len(offsets)
+
+
+def test_the_mean_error_keeps_an_offset_and_leaves_out_the_sway(env, start):
+    """A robot that is 0.2 m/s and 0.3 rad/s off, and sways by as much at the frequency of its gait."""
+    task = jax.tree.map(lambda leaf: leaf[0], start.info["task"])
+    kin = env.one.kinematics(task.params, env.one.at_home())
+    kin = kin.replace(yaw=jnp.asarray(0.7), p_world_com=kin.p_world_com)
+    R = yaw_rotation(kin.yaw)
+
+    @jax.jit
+    def later(mean_error, t):
+        sway = jnp.sin(2 * jnp.pi * t / env.gait.period)
+        velocity = task.command + jnp.array([0.2, 0.0, 0.3]) + jnp.array([0.0, 0.2, 0.3]) * sway
+        moving = kin.replace(v_world_base=R @ velocity.at[2].set(0.1), w_base=jnp.array([0.5, 0.5, velocity[2]]))
+        mean_error = average_error(task.replace(mean_error=mean_error), moving, env.gait, env.dt)
+        return mean_error, mean_error
+
+    seen = np.asarray(jax.lax.scan(later, jnp.zeros(3), env.dt * jnp.arange(400))[1])[-80:]
+    np.testing.assert_allclose(seen.mean(0), [0.2, 0.0, 0.3], atol=2e-3)
+    assert np.ptp(seen, axis=0).max() < 0.4 * 0.6  # the sway of ± 0.3 comes through to less than two fifths
+
+
+def test_an_overshoot_practises_the_extremes():
+    config = CommandConfig(standing=0.0, turning=0.0, overshoot=0.25)
+    drawn = np.asarray(jax.vmap(lambda key: sample(key, config))(jax.random.split(jax.random.PRNGKey(0), 6000)))
+    for axis, (low, high) in zip(drawn.T, (config.v_x, config.v_y, config.w_z), strict=True):
+        assert axis.min() == pytest.approx(low) and axis.max() == pytest.approx(high)
+        for end in (low, high):
+            assert np.mean(np.isclose(axis, end)) == pytest.approx(0.25 / 1.5, abs=0.02)
 
 
 def test_a_failed_solve_leaves_no_landmark():

@@ -80,7 +80,8 @@ def with_plan(ctx: Context, **changes) -> Context:
     return dataclasses.replace(ctx, guidance=dataclasses.replace(ctx.guidance, **changes))
 
 
-ALL_ON = Tables(base=BASE_RL, regularization=RegularizationWeights(foot_swing=1.0))
+OURS = RegularizationWeights(foot_swing=1.0, mean_lin_vel=1.0, mean_ang_vel=1.0)
+ALL_ON = Tables(base=BASE_RL, regularization=OURS)
 
 
 def test_costs_vanish_and_rewards_peak_where_nothing_is_wrong():
@@ -107,6 +108,8 @@ def test_costs_vanish_and_rewards_peak_where_nothing_is_wrong():
         (terms.foot_clear, {"v_world_foot": jnp.array([[3.0, 4.0, 0.0], [0.0, 0.0, 0.0]])}, 0.75),  # 0.15 m · 5 m/s
         (terms.foot_height, {"touchdown": jnp.array([True, False]), "peak_height": jnp.array([0.05, 0.3])}, 0.25),
         (terms.foot_swing, {"swing_fraction": jnp.array([0.5, 0.0])}, 0.5 + 0.5 * np.exp(-((0.1 / 0.07) ** 2))),
+        (terms.mean_lin_vel, {"mean_error": jnp.array([0.09, 0.12, 9.0])}, 0.5),  # one σ off
+        (terms.mean_ang_vel, {"mean_error": jnp.array([9.0, 9.0, 0.5])}, 0.2),  # two
         (terms.stand_still, {"q": jnp.full(NJ, 0.5)}, 0.0),
         (terms.stand_still, {"q": jnp.full(NJ, 0.5), "moving": jnp.zeros((), bool)}, 1.0),
         (terms.action_rate, {"action": jnp.full(NJ, 2.0)}, 16.0),
