@@ -171,8 +171,9 @@ def quick_to_compile():
 
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("quick_to_compile")
-def test_a_small_study_from_end_to_end(tmp_path, capsys):
-    """MPC-RL and what it is compared with, on a CPU; the gate has tests of its own."""
+def test_a_small_study_from_end_to_end(tmp_path, capsys, monkeypatch):
+    """MPC-RL and base-RL on a CPU; the gate has tests of its own."""
+    monkeypatch.setitem(STUDIES, "guidance", ("mpc", "base"))
     size = ["--preset", "cpu", "--num-envs", "4", "--env-steps", "192", "--seeds", "0", "--episodes", "0"]
     where = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
     assert study.main(["guidance", *size, *where]) == 0
