@@ -22,6 +22,7 @@ from experiments.launch import launch, prepare, use_all_cores
 
 if TYPE_CHECKING:
     from experiments.presets import TrainConfig
+    from learning.result import TrainResult
 
 Name = Literal["guidance", "landmarks", "horizon", "rate", "solver", "terms", "randomization"]
 STUDIES: dict[str, tuple[str, ...]] = {
@@ -112,7 +113,7 @@ def settings(config: StudyConfig, variant: str, seed: int) -> TrainConfig:
     return variants.apply(dataclasses.replace(start, ppo=ppo, run=run, video_seconds=0.0), variant)
 
 
-Trainer = Callable[..., "object"]
+Trainer = Callable[..., "TrainResult"]
 
 
 def train(config: TrainConfig, run_dir: Path, snapshots: int, trainer: Trainer = launch) -> bool:

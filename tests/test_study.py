@@ -160,17 +160,7 @@ def test_settings_take_the_study_into_account():
     assert iterations / config.run.checkpoint_iterations >= 8
 
 
-@pytest.fixture
-def quick_to_compile():
-    """Nearly all of the time of what follows is compilation."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.mark.timeout(900)
-@pytest.mark.usefixtures("quick_to_compile")
 def test_a_small_study_from_end_to_end(tmp_path, capsys, monkeypatch):
     """MPC-RL and base-RL on a CPU; the gate has tests of its own."""
     monkeypatch.setitem(STUDIES, "guidance", ("mpc", "base"))
