@@ -3,7 +3,6 @@
 One program is compiled for each of physics and kinematics, for a batch of eight, and shared by all tests.
 """
 
-import copy
 import importlib.util
 
 import jax
@@ -12,6 +11,7 @@ import mujoco
 import numpy as np
 import pytest
 
+from envs import replay
 from envs.kinematics import Kinematics, centroidal_inertia, kinematics
 from envs.physics import ModelParams, PhysicsState, make_physics, nominal_params
 from envs.robots import compile_robot, get_robot
@@ -57,20 +57,8 @@ def randomized(seed: int = 0) -> ModelParams:
 
 
 def c_model(params: ModelParams, i: int) -> mujoco.MjModel:
-    """A C model with the parameters of robot i, and nothing else changed."""
-    p = jax.tree.map(lambda x: x[i], params)
-    model = copy.deepcopy(ROBOT.mj_model)
-    # C's bounding volumes are in the compiled model's inertial frames: with a shifted body_ipos they miss contacts.
-    model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_MIDPHASE
-    model.geom_friction[FEET, 0] = p.foot_friction
-    model.body_mass[:], model.body_inertia[:], model.body_ipos[:] = p.body_mass, p.body_inertia, p.body_ipos
-    model.actuator_gainprm[:, 0], model.actuator_biasprm[:, 1], model.actuator_biasprm[:, 2] = p.kp, -p.kp, -p.kd
-    model.dof_armature[ROBOT.dof_adr] = p.armature
-    for body in range(model.nbody):
-        model.body_subtreemass[body] = model.body_mass[body]
-    for body in range(model.nbody - 1, 0, -1):
-        model.body_subtreemass[model.body_parentid[body]] += model.body_subtreemass[body]
-    return model
+    """A C model with the parameters of robot i."""
+    return replay.c_model(ROBOT, jax.tree.map(lambda x: x[i], params))
 
 
 def random_states(seed: int, height: float, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
