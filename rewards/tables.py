@@ -29,6 +29,8 @@ class BaseWeights:
     ang_vel_reg: float = 0.0
     ang_mom_reg: float = 0.0
     foot_slip: float = 0.0
+    lin_vel_scale: float = 4.0  # s²/m²
+    ang_vel_scale: float = 2.0  # s²/rad²
 
 
 BASE_RL = BaseWeights(lin_vel=2.0, ang_vel=2.0, ang_vel_reg=-0.05, ang_mom_reg=-0.02, foot_slip=-0.1)
@@ -87,9 +89,13 @@ class Tables:
 
 def weighted_terms(tables: Tables) -> dict[str, tuple[float, Term]]:
     """Every term with a weight that is not zero, by name."""
-    mpc = tables.mpc
+    base, mpc = tables.base, tables.mpc
     functions: dict[str, Term] = {
-        **{f.name: getattr(terms, f.name) for f in dataclasses.fields(BaseWeights)},
+        "lin_vel": partial(terms.lin_vel, scale=base.lin_vel_scale),
+        "ang_vel": partial(terms.ang_vel, scale=base.ang_vel_scale),
+        "ang_vel_reg": terms.ang_vel_reg,
+        "ang_mom_reg": terms.ang_mom_reg,
+        "foot_slip": terms.foot_slip,
         **{f.name: getattr(terms, f.name) for f in dataclasses.fields(RegularizationWeights)},
         "mpc_com": partial(guidance.mpc_com, scale=mpc.com_scale),
         "mpc_lin_vel": partial(guidance.mpc_lin_vel, scale=mpc.lin_vel_scale),

@@ -15,16 +15,16 @@ from rewards.context import Context
 Scalar = Float[Array, ""]
 
 
-def lin_vel(ctx: Context) -> Scalar:
-    """exp(−(‖v_cmd − v_xy‖² + v_z²)/0.25): tracking of the commanded velocity, base yaw frame [m/s]."""
+def lin_vel(ctx: Context, scale: float = 4.0) -> Scalar:
+    """exp(−scale (‖v_cmd − v_xy‖² + v_z²)): tracking of the commanded velocity, base yaw frame; scale [s²/m²]."""
     error = jnp.sum((ctx.command[:2] - ctx.v_base[:2]) ** 2) + ctx.v_base[2] ** 2
-    return jnp.exp(-error / 0.25)
+    return jnp.exp(-scale * error)
 
 
-def ang_vel(ctx: Context) -> Scalar:
-    """exp(−((ω_cmd − ω_z)² + ‖ω_xy‖²)/0.5): tracking of the commanded turning rate [rad/s]."""
+def ang_vel(ctx: Context, scale: float = 2.0) -> Scalar:
+    """exp(−scale ((ω_cmd − ω_z)² + ‖ω_xy‖²)): tracking of the commanded turning rate; scale [s²/rad²]."""
     error = (ctx.command[2] - ctx.w_base[2]) ** 2 + jnp.sum(ctx.w_base[:2] ** 2)
-    return jnp.exp(-error / 0.5)
+    return jnp.exp(-scale * error)
 
 
 def ang_vel_reg(ctx: Context) -> Scalar:
