@@ -302,7 +302,10 @@ def test_robots_are_found_by_module_too(g1: RobotModel):
         ({"foot_geoms": (("heel_l",), ("heel",))}, "no geom named 'heel' (foot_geoms)"),
         ({"foot_geoms": (("heel_l",), ())}, "'sole_r' has no geoms"),
         ({"foot_geoms": (("heel_r",), ("toe_r",))}, "'heel_r' and site 'sole_l' must be on the same body"),
-        ({"joint_groups": (JointGroup("hip_l", 1.0, 1.0, 1.0, 1.0),)}, "'hip_r' is matched by no joint group"),
+        (
+            {"joint_groups": (JointGroup("hip_l", 1.0, 1.0, effort=1.0, armature=1.0),)},
+            "'hip_r' is matched by no joint group",
+        ),
         ({"limb_pairs": (("toe_l", "shin"),)}, "no capsule geom named 'toe_l' (limb_pairs)"),
         ({"default_pose": (("knee", 1.0),)}, "default pose pattern 'knee' matches no joint"),
         ({"pose_std": (PoseStd("hip_l", 1.0, 1.0),)}, "'hip_r' is matched by no pose std"),

@@ -1,8 +1,8 @@
 """The Unitree G1 with 29 joints.
 
-Rotor inertias, gear ratios, torque limits and the nominal pose are Unitree's figures as mjlab's asset zoo lists them
-(g1_constants.py, Apache-2.0); gains follow from the armature by one natural frequency and one damping ratio, as in
-BeyondMimic (Liao et al., 2025).
+Rotor inertias, gear ratios, torque and speed limits and the nominal pose are Unitree's figures as mjlab's asset zoo
+lists them (g1_constants.py, Apache-2.0); gains follow from the armature by one natural frequency and one damping ratio,
+as in BeyondMimic (Liao et al., 2025).
 """
 
 import math
@@ -20,15 +20,16 @@ def _reflected_inertia(rotors: tuple[float, float, float], gears: tuple[float, f
     return rotors[0] * (first * second) ** 2 + rotors[1] * second**2 + rotors[2]
 
 
-def _group(pattern: str, armature: float, effort: float, motors: int = 1) -> JointGroup:
+def _group(pattern: str, armature: float, effort: float, velocity: float, motors: int = 1) -> JointGroup:
     """`motors` parallel motors on each joint, gains for the natural frequency and damping ratio above."""
-    inertia = motors * armature
     return JointGroup(
         pattern=pattern,
-        kp=inertia * NATURAL_FREQUENCY**2,
-        kd=2.0 * DAMPING_RATIO * inertia * NATURAL_FREQUENCY,
+        frequency=NATURAL_FREQUENCY,
+        damping_ratio=DAMPING_RATIO,
+        inertia="armature",
         effort=motors * effort,
-        armature=inertia,
+        armature=motors * armature,
+        velocity=velocity,
     )
 
 
@@ -49,12 +50,12 @@ G1 = Robot(
         tuple(f"right_foot_{i}" for i in range(1, 5)),
     ),
     joint_groups=(
-        _group(r".*_(shoulder_(pitch|roll|yaw)|elbow|wrist_roll)_joint", _M5020, effort=25.0),
-        _group(r".*_hip_(pitch|yaw)_joint|waist_yaw_joint", _M7520_14, effort=88.0),
-        _group(r".*_(hip_roll|knee)_joint", _M7520_22, effort=139.0),
-        _group(r".*_wrist_(pitch|yaw)_joint", _M4010, effort=5.0),
+        _group(r".*_(shoulder_(pitch|roll|yaw)|elbow|wrist_roll)_joint", _M5020, effort=25.0, velocity=37.0),
+        _group(r".*_hip_(pitch|yaw)_joint|waist_yaw_joint", _M7520_14, effort=88.0, velocity=32.0),
+        _group(r".*_(hip_roll|knee)_joint", _M7520_22, effort=139.0, velocity=20.0),
+        _group(r".*_wrist_(pitch|yaw)_joint", _M4010, effort=5.0, velocity=22.0),
         # Ankles, waist roll and waist pitch are driven by two motors through a linkage, taken as 1:1.
-        _group(r"waist_(roll|pitch)_joint|.*_ankle_(pitch|roll)_joint", _M5020, effort=25.0, motors=2),
+        _group(r"waist_(roll|pitch)_joint|.*_ankle_(pitch|roll)_joint", _M5020, effort=25.0, velocity=37.0, motors=2),
     ),
     default_pose=(
         (r".*_hip_pitch_joint", -0.312),

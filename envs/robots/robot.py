@@ -8,9 +8,10 @@ nominal heights), all read off that model.
 Feet are always ordered (left, right); joints and actuators always follow the model's joint order.
 """
 
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,19 +19,32 @@ import mujoco
 import numpy as np
 from jaxtyping import Float, Int
 
-from envs.robots import measure, scene
+from envs.robots import checks, gains, measure, scene
 from envs.terrain import Terrain
 
 
 @dataclass(frozen=True)
 class JointGroup:
-    """Actuator figures shared by all joints whose name fully matches `pattern` (first matching group wins)."""
+    """Actuator figures shared by all joints whose name fully matches `pattern` (first matching group wins).
+
+    Gains are given either as they are, `kp` and `kd`, or by `frequency` and `damping_ratio`, from which
+    `envs.robots.gains` finds those of each joint.
+    """
 
     pattern: str  # regular expression, full match against the joint's name
-    kp: float  # N m/rad, proportional gain
-    kd: float  # N m s/rad, derivative gain
-    effort: float  # N m, torque limit
-    armature: float  # kg m^2, rotor inertia seen at the joint
+    kp: float | None = None  # N m/rad, proportional gain
+    kd: float | None = None  # N m s/rad, derivative gain
+    effort: float = field(kw_only=True)  # N m, torque limit
+    armature: float = field(kw_only=True)  # kg m^2, rotor inertia seen at the joint
+    frequency: float | None = None  # rad/s, natural frequency of the joint under its PD loop
+    damping_ratio: float | None = None  # of the same
+    inertia: gains.Inertia = "effective"  # what frequency and damping ratio are of: the rotor, or all that it moves
+    velocity: float = math.inf  # rad/s, speed limit; nothing in the simulation holds to it, the bridge watches it
+
+    def __post_init__(self) -> None:
+        given = [value is not None for value in (self.kp, self.kd, self.frequency, self.damping_ratio)]
+        if given not in ([True, True, False, False], [False, False, True, True]):
+            raise ValueError(f"Joint group {self.pattern!r}: give either kp and kd, or frequency and damping_ratio.")
 
 
 @dataclass(frozen=True)
@@ -92,6 +106,7 @@ class RobotModel:
     kd: Float[np.ndarray, " nu"]  # N m s/rad
     effort: Float[np.ndarray, " nu"]  # N m
     armature: Float[np.ndarray, " nu"]  # kg m^2
+    velocity_limit: Float[np.ndarray, " nu"]  # rad/s, inf where none is known
     action_scale: Float[np.ndarray, " nu"]  # rad per unit action
     pose_std_standing: Float[np.ndarray, " nu"]  # rad
     pose_std_walking: Float[np.ndarray, " nu"]  # rad
@@ -142,69 +157,67 @@ def compile_robot(
         FileNotFoundError: the MJCF does not exist.
         ValueError: the MJCF and the robot's data do not fit together (one sentence says which name or pattern).
     """
+    spec, joint_names = robot_spec(
+        robot, timestep=timestep, iterations=iterations, ls_iterations=ls_iterations, terrain=terrain
+    )
+    groups = _first_match(robot, joint_names, [(g.pattern, g) for g in robot.joint_groups], "joint group")
+    stds = _first_match(robot, joint_names, [(s.pattern, s) for s in robot.pose_std], "pose std")
+    return _measure(robot, spec.compile(), joint_names, groups, stds, np.array(_default_pose(robot, joint_names)))
+
+
+def robot_spec(
+    robot: Robot,
+    *,
+    timestep: float = 0.005,
+    iterations: int = 6,
+    ls_iterations: int = 6,
+    terrain: Terrain | None = None,
+) -> tuple[mujoco.MjSpec, tuple[str, ...]]:
+    """What `compile_robot` compiles, still editable, and the names of its joints; arguments and errors are the same."""
     if not Path(robot.mjcf).is_file():
         raise FileNotFoundError(f"Robot {robot.name!r}: there is no MJCF at {str(robot.mjcf)!r}.")
     spec = mujoco.MjSpec.from_file(str(robot.mjcf))
-    joint_names = _hinge_names(robot, spec)
-    _check_parts(robot, spec)
-    _check_limbs(robot, spec)
+    joint_names = checks.hinge_names(robot, spec)
+    checks.check_parts(robot, spec)
+    checks.check_limbs(robot, spec)
     groups = _first_match(robot, joint_names, [(g.pattern, g) for g in robot.joint_groups], "joint group")
-    stds = _first_match(robot, joint_names, [(s.pattern, s) for s in robot.pose_std], "pose std")
-    pose = _first_match(robot, joint_names, [*robot.default_pose, (".*", 0.0)], "default pose")
+    pose = _default_pose(robot, joint_names)
 
     scene.set_solver(spec, timestep=timestep, iterations=iterations, ls_iterations=ls_iterations)
     scene.add_surroundings(spec, robot.base_body, terrain)
     scene.set_contacts(spec, [name for foot in robot.foot_geoms for name in foot], robot.foot_friction)
     if terrain is not None:
         scene.round_feet(spec, robot.foot_sites, robot.foot_geoms)
-    scene.set_actuators(spec, joint_names, groups)
-    return _measure(robot, spec.compile(), joint_names, groups, stds, np.array(pose))
+    scene.set_rotors(spec, joint_names, [g.armature for g in groups])
+    scene.set_actuators(spec, joint_names, *_gains(groups, spec, joint_names, pose), [g.effort for g in groups])
+    return spec, joint_names
 
 
-def _hinge_names(robot: Robot, spec: mujoco.MjSpec) -> tuple[str, ...]:
-    base = spec.body(robot.base_body)
-    if base is None:
-        raise ValueError(f"Robot {robot.name!r}: its MJCF has no body named {robot.base_body!r} (base_body).")
-    free = [j for j in spec.joints if j.type == mujoco.mjtJoint.mjJNT_FREE]
-    if len(free) != 1 or free[0].parent.name != robot.base_body:
-        raise ValueError(f"Robot {robot.name!r}: the body {robot.base_body!r} must carry the MJCF's one free joint.")
-    others = [body.name for body in spec.worldbody.bodies if body.name != robot.base_body]
-    if others:
-        raise ValueError(f"Robot {robot.name!r}: all bodies must hang on {robot.base_body!r}, and {others} do not.")
-    joints = [j for j in spec.joints if j.type != mujoco.mjtJoint.mjJNT_FREE]
-    odd = [j.name for j in joints if j.type != mujoco.mjtJoint.mjJNT_HINGE]
-    if odd:
-        raise ValueError(f"Robot {robot.name!r}: all joints but the free one must be hinges, and {odd} are not.")
-    return tuple(j.name for j in joints)
+def _default_pose(robot: Robot, joint_names: Sequence[str]) -> list[float]:
+    return _first_match(robot, joint_names, [*robot.default_pose, (".*", 0.0)], "default pose")
 
 
-def _check_parts(robot: Robot, spec: mujoco.MjSpec) -> None:
-    for field, names in (("imu_site", (robot.imu_site,)), ("foot_sites", robot.foot_sites)):
-        for name in names:
-            if spec.site(name) is None:
-                raise ValueError(f"Robot {robot.name!r}: its MJCF has no site named {name!r} ({field}).")
-    if spec.site(robot.imu_site).parent.name != robot.base_body:
-        raise ValueError(
-            f"Robot {robot.name!r}: the site {robot.imu_site!r} (imu_site) must be on {robot.base_body!r}."
-        )
-    for site, geoms in zip(robot.foot_sites, robot.foot_geoms, strict=True):
-        if not geoms:
-            raise ValueError(f"Robot {robot.name!r}: the foot of site {site!r} has no geoms (foot_geoms).")
-        for name in geoms:
-            geom = spec.geom(name)
-            if geom is None:
-                raise ValueError(f"Robot {robot.name!r}: its MJCF has no geom named {name!r} (foot_geoms).")
-            if geom.type != mujoco.mjtGeom.mjGEOM_SPHERE:
-                raise ValueError(f"Robot {robot.name!r}: the geom {name!r} (foot_geoms) must be a sphere.")
-            if geom.parent.name != spec.site(site).parent.name:
-                raise ValueError(f"Robot {robot.name!r}: geom {name!r} and site {site!r} must be on the same body.")
-
-
-def _check_limbs(robot: Robot, spec: mujoco.MjSpec) -> None:
-    for name in (name for pair in robot.limb_pairs for name in pair):
-        geom = spec.geom(name)
-        if geom is None or geom.type != mujoco.mjtGeom.mjGEOM_CAPSULE:
-            raise ValueError(f"Robot {robot.name!r}: its MJCF has no capsule geom named {name!r} (limb_pairs).")
+def _gains(
+    groups: Sequence[JointGroup], spec: mujoco.MjSpec, joint_names: Sequence[str], pose: Sequence[float]
+) -> tuple[Float[np.ndarray, " nu"], Float[np.ndarray, " nu"]]:
+    """Gains kp and kd of each joint, from its group; `spec` has its armatures already."""
+    inertia = np.array([g.armature for g in groups])
+    effective = np.array([g.frequency is not None and g.inertia == "effective" for g in groups])
+    if effective.any():
+        model = spec.compile()
+        joints = [model.joint(name) for name in joint_names]
+        qpos = model.qpos0.copy()
+        qpos[[joint.qposadr[0] for joint in joints]] = pose
+        moved = gains.effective_inertia(model, qpos, np.array([joint.dofadr[0] for joint in joints]))
+        inertia = np.where(effective, moved, inertia)
+    kp = [
+        g.kp if g.frequency is None else gains.stiffness(J, g.frequency) for g, J in zip(groups, inertia, strict=True)
+    ]
+    kd = [
+        g.kd if g.frequency is None else gains.damping(J, g.frequency, g.damping_ratio or 0.0)
+        for g, J in zip(groups, inertia, strict=True)
+    ]
+    return np.array(kp, float), np.array(kd, float)
 
 
 _T = TypeVar("_T")
@@ -240,7 +253,9 @@ def _measure(
     foot_geom_ids = (left, right)
     foot_site_ids = np.array([model.site(name).id for name in robot.foot_sites])
     base_body_id = model.body(robot.base_body).id
-    kp, effort = np.array([g.kp for g in groups]), np.array([g.effort for g in groups])
+    actuators = [model.actuator(name) for name in joint_names]
+    kp, kd = np.array([[a.gainprm[0], -a.biasprm[2]] for a in actuators]).T
+    effort = np.array([g.effort for g in groups])
     data = measure.nominal_data(model, joint_ids, default_joint_pos, np.concatenate(foot_geom_ids))
     p_com, p_feet, p_base = data.subtree_com[base_body_id], data.site_xpos[foot_site_ids], data.xpos[base_body_id]
     return RobotModel(
@@ -256,9 +271,10 @@ def _measure(
         joint_limits=limits,
         soft_limits=measure.shrink(limits, robot.soft_limit_factor),
         kp=kp,
-        kd=np.array([g.kd for g in groups]),
+        kd=kd,
         effort=effort,
         armature=np.array([g.armature for g in groups]),
+        velocity_limit=np.array([g.velocity for g in groups]),
         action_scale=robot.action_scale_factor * effort / kp,
         pose_std_standing=np.array([s.standing for s in stds]),
         pose_std_walking=np.array([s.walking for s in stds]),

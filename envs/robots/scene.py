@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import mujoco
 import numpy as np
+from jaxtyping import Float
 
 if TYPE_CHECKING:
-    from envs.robots.robot import JointGroup
     from envs.terrain import Terrain
 
 FLOOR = "floor"
@@ -143,23 +143,34 @@ def round_feet(spec: mujoco.MjSpec, foot_sites: Sequence[str], foot_geoms: Seque
             geom.pos += grown * up
 
 
-def set_actuators(spec: mujoco.MjSpec, joint_names: Sequence[str], groups: Sequence["JointGroup"]) -> None:
+def set_rotors(spec: mujoco.MjSpec, joint_names: Sequence[str], armature: Sequence[float]) -> None:
+    """Gives each joint its rotor inertia [kg m²] and takes its dry friction away."""
+    for name, inertia in zip(joint_names, armature, strict=True):
+        joint = spec.joint(name)
+        joint.armature = inertia
+        joint.frictionloss = 0.0  # each would be one more row in the contact solver
+
+
+def set_actuators(
+    spec: mujoco.MjSpec,
+    joint_names: Sequence[str],
+    kp: Sequence[float] | Float[np.ndarray, " nu"],
+    kd: Sequence[float] | Float[np.ndarray, " nu"],
+    effort: Sequence[float],
+) -> None:
     """One position actuator per joint: torque = clip(kp (target - q) - kd qvel, ±effort); the target is not limited."""
     for actuator in list(spec.actuators):
         spec.delete(actuator)
-    for name, group in zip(joint_names, groups, strict=True):
-        joint = spec.joint(name)
-        joint.armature = group.armature
-        joint.frictionloss = 0.0  # each would be one more row in the contact solver
+    for name, stiffness, damping, torque in zip(joint_names, kp, kd, effort, strict=True):
         spec.add_actuator(
             name=name,
             target=name,
             trntype=mujoco.mjtTrn.mjTRN_JOINT,
             gaintype=mujoco.mjtGain.mjGAIN_FIXED,
-            gainprm=[group.kp, *[0.0] * 9],
+            gainprm=[stiffness, *[0.0] * 9],
             biastype=mujoco.mjtBias.mjBIAS_AFFINE,
-            biasprm=[0.0, -group.kp, -group.kd, *[0.0] * 7],
+            biasprm=[0.0, -stiffness, -damping, *[0.0] * 7],
             ctrllimited=False,
             forcelimited=True,
-            forcerange=(-group.effort, group.effort),
+            forcerange=(-torque, torque),
         )

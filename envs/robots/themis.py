@@ -1,8 +1,8 @@
 """Westwood's THEMIS with 28 joints, the robot of MPC-RL.
 
-Motors, gains, the walking pose, its tolerances and the gait's period are those released with the paper (Li et al.,
-arXiv 2606.05687). The gains are soft: the legs' natural frequencies are 1 to 2 Hz, so a joint that bears load is far
-from its target, and told to keep the nominal pose the robot falls forward within a second and a half.
+Motors with their limits, gains, the walking pose, its tolerances and the gait's period are those released with the
+paper (Li et al., arXiv 2606.05687). The gains are soft: the legs' natural frequencies are 1 to 2 Hz, so a joint that
+bears load is far from its target, and told to keep the nominal pose the robot falls forward within a second and a half.
 """
 
 from pathlib import Path
@@ -20,11 +20,18 @@ THEMIS = Robot(
         tuple(f"right_foot_{i}" for i in range(1, 5)),
     ),
     joint_groups=(
-        JointGroup(r".*_hip_(yaw|roll)_joint", kp=35.0, kd=5.0, effort=67.0, armature=0.0297),
-        JointGroup(r".*_(hip_pitch|knee)_joint", kp=35.0, kd=8.0, effort=180.0, armature=0.1153),
-        JointGroup(r".*_ankle_(pitch|roll)_joint", kp=20.0, kd=3.0, effort=36.0, armature=0.009),
-        JointGroup(r".*_(shoulder|elbow|wrist)_(pitch|roll|yaw)_joint", kp=15.0, kd=2.0, effort=20.0, armature=0.009),
-        JointGroup(r"head_(yaw|pitch)_joint", kp=10.0, kd=1.0, effort=10.5, armature=0.0182),
+        JointGroup(r".*_hip_(yaw|roll)_joint", kp=35.0, kd=5.0, effort=67.0, armature=0.0297, velocity=15.0),
+        JointGroup(r".*_(hip_pitch|knee)_joint", kp=35.0, kd=8.0, effort=180.0, armature=0.1153, velocity=10.0),
+        JointGroup(r".*_ankle_(pitch|roll)_joint", kp=20.0, kd=3.0, effort=36.0, armature=0.009, velocity=20.0),
+        JointGroup(
+            r".*_(shoulder|elbow|wrist)_(pitch|roll|yaw)_joint",
+            kp=15.0,
+            kd=2.0,
+            effort=20.0,
+            armature=0.009,
+            velocity=20.0,
+        ),
+        JointGroup(r"head_(yaw|pitch)_joint", kp=10.0, kd=1.0, effort=10.5, armature=0.0182, velocity=20.0),
     ),
     default_pose=(
         (r".*_hip_pitch_joint", -0.2),
