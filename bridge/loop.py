@@ -117,7 +117,7 @@ class Loop:
 
     def run(self) -> None:
         """Runs until the operator quits, a signal comes or the time is over; leaves the robot in damping, always."""
-        with self._signals(), _no_collection():
+        with self._signals(), no_collection():
             try:
                 start = due = self.robot.now()
                 while not self._ended:
@@ -229,7 +229,7 @@ class Loop:
 
 
 @contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """Keeps the garbage collector from stopping the loop: a collection takes longer than a tick."""
     gc.collect()
     gc.freeze()

@@ -64,9 +64,9 @@ def advance(
         stand_seconds: how long a stand-up takes.
     """
     fault = link if link is not Fault.NONE else body
-    if request in (Request.STOP, Request.QUIT):
+    if request is Request.STOP:
         fault = Fault.EMERGENCY_STOP
-    if machine.mode is not Mode.DAMPING and fault is not Fault.NONE:
+    if machine.mode is not Mode.DAMPING and (fault is not Fault.NONE or request is Request.QUIT):
         return Machine(Mode.DAMPING, fault, now)
     if request is Request.STAND and machine.mode is Mode.DAMPING:
         if fault is not Fault.NONE or q is None:

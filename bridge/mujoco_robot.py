@@ -16,7 +16,9 @@ from bridge.robot import NO_SENSOR, PDTarget, RobotState, damping
 # MuJoCo's own limits and tolerance: the contact solver converges, whatever little a training step could afford.
 SOLVER_ITERATIONS, LINE_SEARCH_ITERATIONS = 100, 50
 COMMAND_TIMEOUT = 0.010  # s without a target after which the joints damp by themselves, as a motor's own watchdog does
-GANTRY_STIFFNESS, GANTRY_DAMPING = 20.0, 2.0  # 1/s² and 1/s, over gravity's; per unit of mass or inertia
+GANTRY_FREQUENCY = 30.0  # rad/s, critically damped: the robot hangs 1 cm lower than it stands
+# Of a humanoid, roughly: inertia about its base over its mass, m², in the last three.
+_PER_MASS = np.array([1.0, 1.0, 1.0, 0.1, 0.1, 0.1])
 
 
 class MujocoRobot:
@@ -26,13 +28,21 @@ class MujocoRobot:
     clips its torque. A gantry, a soft spring on the base, can hold the robot up until it is released.
     """
 
-    def __init__(self, model: mujoco.MjModel, deployment: Deployment, *, real_time: bool = False) -> None:
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        deployment: Deployment,
+        *,
+        real_time: bool = False,
+        command_timeout: float = COMMAND_TIMEOUT,
+    ) -> None:
         """Puts a robot in its standing pose, at rest, on its floor.
 
         Args:
             model: with one actuator for each joint, of the joint's name.
             deployment: of the policy that will move it.
             real_time: keep pace with the wall clock instead of running as fast as possible.
+            command_timeout: s without a target after which the joints damp.
 
         Raises:
             ValueError: the model is not of the policy's robot.
@@ -50,10 +60,10 @@ class MujocoRobot:
         self._actuators = np.array([model.actuator(name).id for name in self.joint_names])
         model.actuator_forcerange[self._actuators] = np.stack([-deployment.effort, deployment.effort], axis=1)
         self.before_step: list[Callable[[MujocoRobot], None]] = []  # called before each physics step: pushes, faults
-        self.gantry = False
+        self._gantry = False
         self.sent = damping(deployment.kd)  # the latest target
         self._heard = 0.0  # s, when it came
-        self._real_time, self._offset = real_time, 0.0
+        self._real_time, self._offset, self._timeout = real_time, 0.0, command_timeout
         self.reset()
 
     def reset(self, q: Float[np.ndarray, " nj"] | None = None) -> None:
@@ -62,12 +72,23 @@ class MujocoRobot:
         Args:
             q: joint positions [rad]; by default the standing pose.
         """
+        qpos = self.model.qpos0.copy()
+        qpos[:7] = (0, 0, self.deployment.base_height, 1, 0, 0, 0)
+        qpos[self.qpos_adr] = self.deployment.default_joint_pos if q is None else q
+        self.put(qpos, np.zeros(self.model.nv))
+
+    def put(self, qpos: Float[np.ndarray, " nq"], qvel: Float[np.ndarray, " nv"]) -> None:
+        """Puts the robot into a state at time 0, damping.
+
+        Args:
+            qpos: configuration, base first.
+            qvel: velocity.
+        """
         mujoco.mj_resetData(self.model, self.data)
-        self.data.qpos[:7] = (0, 0, self.deployment.base_height, 1, 0, 0, 0)
-        self.data.qpos[self.qpos_adr] = self.deployment.default_joint_pos if q is None else q
-        mujoco.mj_forward(self.model, self.data)
+        self.data.qpos[:], self.data.qvel[:] = qpos, qvel
         self._heard, self._offset = 0.0, wall.monotonic()
         self.send(damping(self.deployment.kd))
+        mujoco.mj_forward(self.model, self.data)
         self._state = self._read()
 
     def read(self) -> RobotState:
@@ -117,10 +138,10 @@ class MujocoRobot:
 
     def step(self) -> None:
         """One physics step."""
-        if self.data.time - self._heard > COMMAND_TIMEOUT + 1e-9:
+        if self.data.time - self._heard > self._timeout + 1e-9:
             self._apply(damping(self.deployment.kd))
         self.data.xfrc_applied[:] = 0.0
-        if self.gantry:
+        if self._gantry:
             self._hold()
         for hook in self.before_step:
             hook(self)
@@ -134,19 +155,27 @@ class MujocoRobot:
         """
         self.data.qvel[:2] += velocity
 
+    @property
+    def gantry(self) -> bool:
+        """Whether the base is held at standing height, upright, over the origin, by a soft spring."""
+        return self._gantry
+
+    @gantry.setter
+    def gantry(self, on: bool) -> None:
+        self._gantry = on
+        mass = self.model.body_subtreemass[self.model.jnt_bodyid[0]]
+        # As damping of the free joint it is integrated implicitly: the base alone is a tenth of what the spring holds.
+        self.model.dof_damping[:6] = on * 2.0 * GANTRY_FREQUENCY * mass * _PER_MASS
+
     def _hold(self) -> None:
-        """The gantry's force and torque on the base: towards the standing height, upright, over the origin."""
+        """The gantry's spring, on the base."""
         model, data = self.model, self.data
         base = model.jnt_bodyid[0]
-        mass, inertia = model.body_subtreemass[base], model.body_subtreemass[base] * 0.1
         offset = np.array([0.0, 0.0, self.deployment.base_height]) - data.qpos[:3]
-        force = mass * (GANTRY_STIFFNESS * offset - GANTRY_DAMPING * data.qvel[:3])
-        w, x, y, z = data.qpos[3:7]
-        turn = -2.0 * np.sign(w if w else 1.0) * np.array([x, y, z])  # rotation vector to upright, small angles
-        spin = data.xmat[base].reshape(3, 3) @ data.qvel[3:6]
-        force[2] += max(offset[2], 0.0) * mass * 200.0
-        data.xfrc_applied[base, :3] += force
-        data.xfrc_applied[base, 3:] += inertia * (200.0 * turn - 20.0 * spin)
+        w, *vector = data.qpos[3:7]
+        turn = -2.0 * np.copysign(1.0, w) * np.array(vector)  # rotation vector to upright, for small angles
+        spring = GANTRY_FREQUENCY**2 * model.body_subtreemass[base] * _PER_MASS
+        data.xfrc_applied[base] = spring * np.concatenate([offset, turn])
 
     def close(self) -> None:
         """Leaves the robot in damping."""
