@@ -252,4 +252,5 @@ def write_scene(robot: Robot, config: VelocityConfig, path: Path) -> None:
         if asset.file:
             directory = spec.texturedir if isinstance(asset, mujoco.MjsTexture) else spec.meshdir
             spec.assets[asset.file] = (folder / directory / asset.file).read_bytes()
-    spec.to_zip(str(path))
+    with path.open("wb") as file:
+        spec.to_zip(file)

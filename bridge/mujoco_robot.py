@@ -198,5 +198,6 @@ def load_model(path: Path) -> mujoco.MjModel:
     if path.suffix == ".mjb":
         return mujoco.MjModel.from_binary_path(str(path))
     if path.suffix == ".zip":
-        return mujoco.MjSpec.from_zip(str(path)).compile()
+        with path.open("rb") as file:
+            return mujoco.MjSpec.from_zip(file).compile()
     return mujoco.MjModel.from_xml_path(str(path))
