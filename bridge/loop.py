@@ -57,7 +57,7 @@ class Recorder(Protocol):
     """Whoever keeps a log."""
 
     def write(self, loop: Loop) -> None:
-        """Called once a control step, after the robot was told, and at every change of mode."""
+        """Called once a control step, after the robot was told; a change of mode begins a new step."""
         ...
 
 
@@ -106,7 +106,7 @@ class Loop:
         self.overruns = 0  # ticks that came later than a period
         self.latency = Histogram()  # s, from reading the state to having told the robot, of the policy's steps
         self.lateness = Histogram()  # s, by which ticks began late
-        self._ticks, self._policy_ticks = 0, 0
+        self._ticks = 0  # since the mode began
         self._signal, self._ended = False, False
 
     @property
@@ -154,13 +154,13 @@ class Loop:
             body = body_fault(self.history, self.limits, self.config.safety)
         q = None if state is None else state.q
         machine = advance(self.machine, request, link, body, q, self.now, self.config.stand_seconds)
-        changed = self._change(machine)
-        steps = self.machine.mode is Mode.POLICY and self._policy_ticks % self.config.ticks_per_step == 0
-        self.target = self._choose()
+        self._change(machine)
+        is_step = self._ticks % self.config.ticks_per_step == 0
+        self.target = self._choose(is_step)
         self.robot.send(self.target)
-        if steps:
+        if is_step and self.machine.mode is Mode.POLICY:
             self.latency.add(time.perf_counter() - began)
-        self._finish(request, changed)
+        self._finish(request, is_step)
 
     def _link_fault(self, late: float) -> Fault:
         """What is wrong with the process or with the reading, the former first."""
@@ -170,19 +170,18 @@ class Loop:
             return Fault.OVERRUN
         return link_fault(self.history, self.now, self.config.safety)
 
-    def _change(self, machine: Machine) -> bool:
-        """Takes a new state of the machine; whether its mode is another one."""
+    def _change(self, machine: Machine) -> None:
+        """Takes a new state of the machine."""
         changed = machine.mode is not self.machine.mode
         self.machine = machine
         if changed:
             self.events.append((self.now, machine.mode, machine.fault))
+            self._ticks = 0
             if machine.mode is Mode.POLICY:
                 self.controller.reset()
-                self._policy_ticks = 0
-        return changed
 
-    def _choose(self) -> PDTarget:
-        """What the robot is told now."""
+    def _choose(self, is_step: bool) -> PDTarget:
+        """What the robot is told now; at a step, the policy's is a new one."""
         machine, state = self.machine, self.state
         if machine.mode is Mode.STAND_UP and machine.start is not None:
             progress = (self.now - machine.since) / self.config.stand_seconds
@@ -190,18 +189,17 @@ class Loop:
             return self._drive
         if machine.mode is not Mode.POLICY or state is None:
             return self._limp
-        if self._policy_ticks % self.config.ticks_per_step == 0:
+        if is_step:
             wanted = self.controller.step(state, self.command)
             if not np.isfinite(wanted).all():
                 self._change(Machine(Mode.DAMPING, Fault.ACTION, self.now))
                 return self._limp
             self.clipped += clip_target(wanted, self.limits, self._q)
-        self._policy_ticks += 1
         return self._drive
 
-    def _finish(self, request: Request, changed: bool) -> None:
+    def _finish(self, request: Request, is_step: bool) -> None:
         """What is left to do in a tick once the robot has been told."""
-        if self._recorder is not None and (changed or self._ticks % self.config.ticks_per_step == 0):
+        if self._recorder is not None and is_step:
             self._recorder.write(self)
         self._ticks += 1
         faulted = self.machine.mode is Mode.DAMPING and self.machine.fault is not Fault.NONE

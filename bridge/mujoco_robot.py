@@ -93,21 +93,21 @@ class MujocoRobot:
 
     def read(self) -> RobotState:
         """The state after the latest physics step."""
-        if self._state.time != self.data.time:
+        if self._read_at != self.data.time:
             self._state = self._read()
         return self._state
 
     def _read(self) -> RobotState:
         data = self.data
-        nj = len(self.joint_names)
+        self._read_at = data.time
         return RobotState(
-            time=data.time,
+            time=self.now(),
             q=data.qpos[self.qpos_adr],
             qd=data.qvel[self.dof_adr],
             tau=data.actuator_force[self._actuators],
             quaternion=data.qpos[3:7].copy(),
             gyro=data.qvel[3:6].copy(),
-            temperature=np.full(nj, NO_SENSOR),
+            temperature=np.full(len(self.joint_names), NO_SENSOR),
         )
 
     def send(self, target: PDTarget) -> None:
@@ -124,8 +124,8 @@ class MujocoRobot:
         self.data.ctrl[ids] = target.q
 
     def now(self) -> float:
-        """Simulated time [s]."""
-        return self.data.time
+        """Simulated time [s]; in real time the wall's, if that is ahead."""
+        return max(self.data.time, wall.monotonic() - self._offset) if self._real_time else self.data.time
 
     def sleep_until(self, time: float) -> None:
         """Steps the physics until `time` [s]; in real time, waits for the wall clock too."""

@@ -33,7 +33,7 @@ def simulate(
         Joint positions [rad] of each row, and which rows are starts (there they are the logged ones).
     """
     robot = MujocoRobot(model, deployment, command_timeout=np.inf)
-    every = max(1, round(window / deployment.control_dt))
+    every = max(2, round(window / deployment.control_dt))  # a start compares nothing
     q = np.zeros_like(rows["q"], dtype=float)
     starts = np.zeros(len(rows), bool)
     zero, begin = np.zeros(deployment.num_joints), 0.0

@@ -160,7 +160,7 @@ def test_a_robot_that_sends_nothing_stays_limp(policy):
     loop = make_loop(robot, seconds=0.1)
     loop.run()
     assert not loop.events and all(damps for _, damps in robot.told)
-    assert Fault.NO_STATE.value in loop.machine.refused or loop.machine.refused
+    assert Fault.NO_STATE.value in loop.machine.refused
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -181,7 +181,7 @@ def test_a_signal_ends_in_damping(policy, number):
     assert signal.getsignal(number) is handler
 
 
-@pytest.mark.parametrize("key", [b" ", b"\x1b", b"wwwq "])
+@pytest.mark.parametrize("key", [b" ", b"\x1b", b"wwwq ", b" 12"])
 def test_a_key_ends_in_damping(policy, key):
     robot = LyingRobot(policy)
     read_end, write_end = os.pipe()
@@ -354,7 +354,8 @@ def test_targets_are_kept_where_they_ask_for_no_more_than_full_torque(policy):
 def test_commands_change_slowly_and_stay_within_what_was_trained(policy):
     robot = LyingRobot(policy)
     limit = Limiter(robot.deployment)
-    commands = np.array([limit(np.array([9.0, -9.0, 9.0]), 0.02 * k).copy() for k in range(100)])
+    commands = [np.zeros(3)]
+    commands += [limit(np.array([9.0, -9.0, 9.0]), 0.02 * k).copy() for k in range(100)]
     assert (np.abs(np.diff(commands, axis=0)) <= 0.02 * np.array(RATE) + 1e-12).all()
     np.testing.assert_allclose(commands[-1], [1.0, -0.4, 1.0])  # the ends of the ranges of the training
     np.testing.assert_array_equal(limit(np.array([np.nan, 0.0, 0.0]), 99.0), 0.0)

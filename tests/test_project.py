@@ -11,6 +11,8 @@ import pytest
 import tyro
 
 import train
+from bridge.loop import LoopConfig
+from bridge.simulate import SimCommand
 from envs.config import VelocityConfig
 from experiments.presets import TrainConfig, preset
 from learning.gate import Bars, GateConfig
@@ -19,15 +21,30 @@ from learning.serialize import from_json, to_json
 from pimpc import InteriorPoint, PiADMM
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("pimpc", "envs", "rewards", "learning", "experiments")
+PACKAGES = ("pimpc", "envs", "rewards", "learning", "experiments", "bridge")
 SOURCES = [*(p for name in PACKAGES for p in sorted((ROOT / name).rglob("*.py"))), ROOT / "train.py"]
 
 FORBIDDEN = {
-    "pimpc": {"mujoco", "brax", "flax", "optax", "orbax", "envs", "rewards", "learning", "experiments", "train"},
-    "rewards": {"mujoco", "brax", "envs", "learning", "pimpc", "experiments", "train"},
-    "envs": {"brax", "optax", "orbax", "learning", "experiments", "train", "tyro"},
-    "learning": {"experiments", "train", "tyro"},
+    "pimpc": {
+        "mujoco",
+        "brax",
+        "flax",
+        "optax",
+        "orbax",
+        "envs",
+        "rewards",
+        "learning",
+        "experiments",
+        "bridge",
+        "train",
+    },
+    "rewards": {"mujoco", "brax", "envs", "learning", "pimpc", "experiments", "bridge", "train"},
+    "envs": {"brax", "optax", "orbax", "learning", "experiments", "bridge", "train", "tyro"},
+    "learning": {"experiments", "bridge", "train", "tyro"},
+    "bridge": {"brax", "flax", "optax", "orbax", "rewards", "experiments", "train"},
 }
+# Files of the bridge that look at trained policies and robots' data; all others run on a robot's computer without JAX.
+OFFLINE = {"export.py", "gains.py", "__main__.py"}
 
 
 def imported(path: Path) -> set[str]:
@@ -47,6 +64,13 @@ def test_rooms_import_only_what_they_may(room):
     assert files
     for path in files:
         assert not imported(path) & FORBIDDEN[room], path
+
+
+def test_what_runs_on_a_robot_needs_no_jax():
+    """`__main__` imports lazily; a test of the bridge looks at what a run has imported."""
+    for path in sorted((ROOT / "bridge").rglob("*.py")):
+        if path.name not in OFFLINE:
+            assert not imported(path) & {"jax", "onnx", "envs", "learning", "pimpc", "tyro"}, path
 
 
 def config_classes(kind: type) -> set[type]:
@@ -80,6 +104,8 @@ def test_no_configuration_field_is_read_by_nothing():
         train.EvalConfig,
         Bars,
         GateConfig,
+        SimCommand,
+        LoopConfig,
     }
     assert {"VelocityConfig", "PPOConfig", "CentroidalConfig"} <= {c.__name__ for c in classes}
     for cls in classes:
@@ -161,3 +187,14 @@ def test_the_readme_names_commands_that_exist():
         assert (ROOT / target).exists(), target
     assert "pip install uv && uv run train.py" in readme
     assert "pip install uv && uv run pytest" in readme
+
+
+def test_the_bridges_page_names_commands_that_exist():
+    page = (ROOT / "bridge" / "README.md").read_text()
+    named = set(re.findall(r"python -m bridge (\w+)", page))
+    assert named >= {"gains", "export", "sim", "replay", "benchmark"}
+    for name in named:
+        out = subprocess.run([sys.executable, "-m", "bridge", name, "--help"], cwd=ROOT, capture_output=True, text=True)
+        assert out.returncode == 0, name
+    for target in re.findall(r"\]\(([^)#:]+)\)", page):
+        assert (ROOT / "bridge" / target).exists(), target
