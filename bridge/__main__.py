@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SHIPPED_RUN = Path("experiments/results/g1_walk")
+SHIPPED_RUN = Path(__file__).parents[1] / "experiments" / "results" / "g1_walk"
 
 
 @dataclasses.dataclass(frozen=True)

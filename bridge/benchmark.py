@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
+import resource
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from bridge.controller import Controller
 from bridge.loop import no_collection
@@ -31,33 +34,45 @@ def measure(policy: Path, steps: int) -> dict[str, Any]:
         steps: how many.
 
     Returns:
-        Quantiles in ms, and what they were measured on.
+        Quantiles in ms, over all steps and over those that the scheduler did not take the processor away from; how
+        busy the machine was; and what it is.
     """
     controller = Controller(policy)
     deployment = controller.deployment
     robot = MujocoRobot(load_model(policy.with_suffix(".zip")), deployment, command_timeout=np.inf)
     command, zero = np.array([0.5, 0.0, 0.2]), np.zeros(deployment.num_joints)
-    taken = np.zeros(steps)
+    taken, preempted = np.zeros(steps), np.zeros(steps, bool)
     with no_collection():
         for k in range(-WARM_UP, steps):
+            switches = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
             begin = time.perf_counter()
             target = controller.step(robot.read(), command)
             robot.send(PDTarget(q=target, qd=zero, kp=deployment.kp, kd=deployment.kd, tau=zero))
             if k >= 0:
                 taken[k] = time.perf_counter() - begin
+                preempted[k] = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw > switches
             robot.step()
             if not np.isfinite(target).all() or robot.data.qpos[2] < 0.5 * deployment.base_height:
                 robot.reset()
                 controller.reset()
-    ms = 1e3 * np.quantile(taken, [0.5, 0.99, 0.999, 1.0])
     return {
-        "policy_step_ms": dict(zip(("median", "p99", "p99.9", "max"), ms.round(4).tolist(), strict=True)),
+        "policy_step_ms": _quantiles(taken),
+        "policy_step_ms_not_preempted": _quantiles(taken[~preempted]),
         "steps": steps,
+        "preempted_steps": int(preempted.sum()),
+        "load_average": round(os.getloadavg()[0], 2),
+        "cores": len(os.sched_getaffinity(0)),
         "start_up_s": start_up(policy),
         "cpu": cpu_model(),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in ("numpy", "mujoco", "onnxruntime")},
     }
+
+
+def _quantiles(taken: Float[np.ndarray, " n"]) -> dict[str, float]:
+    """Quantiles in ms of durations in s."""
+    ms = 1e3 * np.quantile(taken, [0.5, 0.99, 0.999, 1.0])
+    return dict(zip(("median", "p99", "p99.9", "max"), ms.round(4).tolist(), strict=True))
 
 
 def start_up(policy: Path, repeats: int = 5) -> dict[str, float]:

@@ -34,6 +34,7 @@ class LoopConfig:
 
     ticks_per_step: int = 10  # of the loop in a control step of the policy: at 50 Hz, 10 make ticks of 2 ms
     stand_seconds: float = 3.0  # s, of a stand-up
+    connect_seconds: float = 5.0  # s to wait for the first state
     seconds: float = float("inf")  # s, after which the run ends
     seconds_after_fault: float = float(
         "inf"
@@ -116,9 +117,14 @@ class Loop:
         return None if history is None else history.state
 
     def run(self) -> None:
-        """Runs until the operator quits, a signal comes or the time is over; leaves the robot in damping, always."""
+        """Runs until the operator quits, a signal comes or the time is over; leaves the robot in damping, always.
+
+        Raises:
+            TimeoutError: the robot sends no state at all.
+        """
         with self._signals(), no_collection():
             try:
+                self._connect()
                 start = due = self.robot.now()
                 while not self._ended:
                     self.tick(due)
@@ -135,6 +141,19 @@ class Loop:
                 with contextlib.suppress(Exception):
                     self.robot.send(self._limp)
                 self.robot.close()
+
+    def _connect(self) -> None:
+        """Waits for the first state, in damping.
+
+        Raises:
+            TimeoutError: none comes.
+        """
+        deadline = self.robot.now() + self.config.connect_seconds
+        while self.robot.read() is None and not self._signal:
+            if self.robot.now() > deadline:
+                raise TimeoutError(Fault.NO_STATE.value)
+            self.robot.send(self._limp)
+            self.robot.sleep_until(self.robot.now() + self.period)
 
     def tick(self, due: float) -> None:
         """One tick, which should have begun at `due` [s]."""

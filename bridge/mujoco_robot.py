@@ -63,7 +63,8 @@ class MujocoRobot:
         self._gantry = False
         self.sent = damping(deployment.kd)  # the latest target
         self._heard = 0.0  # s, when it came
-        self._real_time, self._offset, self._timeout = real_time, 0.0, command_timeout
+        self._real_time, self._timeout = real_time, command_timeout
+        self._offset: float | None = None  # s, of the wall clock when simulated time began to run
         self.reset()
 
     def reset(self, q: Float[np.ndarray, " nj"] | None = None) -> None:
@@ -86,7 +87,7 @@ class MujocoRobot:
         """
         mujoco.mj_resetData(self.model, self.data)
         self.data.qpos[:], self.data.qvel[:] = qpos, qvel
-        self._heard, self._offset = 0.0, wall.monotonic()
+        self._heard, self._offset = 0.0, None
         self.send(damping(self.deployment.kd))
         mujoco.mj_forward(self.model, self.data)
         self._state = self._read()
@@ -125,13 +126,15 @@ class MujocoRobot:
 
     def now(self) -> float:
         """Simulated time [s]; in real time the wall's, if that is ahead."""
-        return max(self.data.time, wall.monotonic() - self._offset) if self._real_time else self.data.time
+        return self.data.time if self._offset is None else max(self.data.time, wall.monotonic() - self._offset)
 
     def sleep_until(self, time: float) -> None:
-        """Steps the physics until `time` [s]; in real time, waits for the wall clock too."""
+        """Steps the physics until `time` [s]; in real time, whose clock starts here, waits for the wall's too."""
+        if self._real_time and self._offset is None:
+            self._offset = wall.monotonic() - self.data.time
         while self.data.time < time - 0.5 * self.model.opt.timestep:
             self.step()
-        if self._real_time:
+        if self._offset is not None:
             ahead = self._offset + self.data.time - wall.monotonic()
             if ahead > 0:
                 wall.sleep(ahead)

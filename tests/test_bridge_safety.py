@@ -157,10 +157,21 @@ def test_a_robot_that_falls_is_limp_before_it_is_down(policy):
 
 def test_a_robot_that_sends_nothing_stays_limp(policy):
     robot = LyingRobot(policy, lambda state: None, 0.0)
-    loop = make_loop(robot, seconds=0.1)
+    loop = make_loop(robot)
+    with pytest.raises(TimeoutError, match="sent no state"):
+        loop.run()
+    assert robot.told and all(damps for _, damps in robot.told)
+    loop.tick(robot.now())  # even if it is asked to stand up
+    assert loop.machine.mode is Mode.DAMPING and Fault.NO_STATE.value in loop.machine.refused
+
+
+def test_a_robot_that_answers_late_is_waited_for(policy):
+    robot = LyingRobot(policy)
+    robot.lie = lambda state: state if state.time > 0.1 else None
+    robot.since = 0.0
+    loop = make_loop(robot)
     loop.run()
-    assert not loop.events and all(damps for _, damps in robot.told)
-    assert Fault.NO_STATE.value in loop.machine.refused
+    assert loop.events[0][0] > 0.1 and loop.machine.mode is Mode.STAND_UP
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
