@@ -109,14 +109,15 @@ _STEPS = {"w": (0, 0.1), "s": (0, -0.1), "a": (1, 0.1), "d": (1, -0.1), "j": (2,
 class Keyboard:
     """Commands by single keys of a terminal; see `KEYS_HELP`. A stop typed among other keys wins."""
 
-    def __init__(self, deployment: Deployment, stream: TextIO | int = sys.stdin) -> None:
+    def __init__(self, deployment: Deployment, stream: TextIO | int | None = None) -> None:
         """Switches a terminal to single keys; `close` switches it back.
 
         Args:
             deployment: of the policy.
-            stream: a terminal, or anything else that can be read without blocking, by file descriptor.
+            stream: a terminal, or anything else that can be read without blocking; by default the standard input.
         """
-        self._fd = stream if isinstance(stream, int) else stream.fileno()
+        source = sys.stdin if stream is None else stream
+        self._fd = source if isinstance(source, int) else source.fileno()
         self._before = termios.tcgetattr(self._fd) if os.isatty(self._fd) else None
         if self._before is not None:
             tty.setcbreak(self._fd)

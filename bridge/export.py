@@ -203,7 +203,6 @@ def metadata(deployment: Deployment) -> dict[str, str]:
         "action_scale": listed(deployment.action_scale.tolist()),
         "observation_names": listed(deployment.observation),
         "command_names": "base_velocity",
-        "run_path": deployment.robot,
     }
 
 
