@@ -266,6 +266,23 @@ def test_the_shipped_policy_walks_twenty_seconds_through_the_loop(walk):
         assert abs(mean[2] - command[2]) < 0.12, (begin, mean)
 
 
+def test_the_simulated_joints_obey_the_protocols_law(exported):
+    controller = Controller(exported)
+    robot = MujocoRobot(load_model(exported.with_suffix(".zip")), controller.deployment)
+    rng = np.random.default_rng(0)
+    robot.put(robot.data.qpos + 0.0, rng.standard_normal(robot.model.nv))
+    state = robot.read()
+    q, qd, kp, kd, tau = rng.standard_normal((5, 29)) * np.array([[0.3], [1.0], [20.0], [3.0], [5.0]])
+    target = PDTarget(q=state.q + q, qd=qd, kp=np.abs(kp), kd=np.abs(kd), tau=tau)
+    robot.send(target)
+    mujoco.mj_forward(robot.model, robot.data)
+    effort = controller.deployment.effort
+    wanted = np.clip(target.kp * (target.q - state.q) + target.kd * (target.qd - state.qd) + tau, -effort, effort)
+    found = [robot.data.actuator(name).force[0] for name in robot.joint_names]
+    np.testing.assert_allclose(found, wanted, atol=1e-9)
+    assert (np.abs(wanted) == effort).any() and (np.abs(wanted) < effort).any()
+
+
 def test_in_real_time_simulated_time_is_the_walls(exported):
     controller = Controller(exported)
     robot = MujocoRobot(load_model(exported.with_suffix(".zip")), controller.deployment, real_time=True)
