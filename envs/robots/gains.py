@@ -47,14 +47,14 @@ def damping(
 
 def natural_frequency(kp: Float[np.ndarray, "*n"], inertia: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
     """ω [rad/s] that a stiffness [N m/rad] gives an inertia [kg m²]."""
-    return np.sqrt(kp / inertia)
+    return np.asarray(np.sqrt(kp / inertia))
 
 
 def damping_ratio(
     kp: Float[np.ndarray, "*n"], kd: Float[np.ndarray, "*n"], inertia: Float[np.ndarray, "*n"]
 ) -> Float[np.ndarray, "*n"]:
     """ζ that gains [N m/rad, N m s/rad] give an inertia [kg m²]."""
-    return kd / (2.0 * np.sqrt(kp * inertia))
+    return np.asarray(kd / (2.0 * np.sqrt(kp * inertia)))
 
 
 def effective_inertia(
