@@ -3,6 +3,8 @@
     python -m bridge gains [ROBOT]              what the gains do to each joint, and what others would
     python -m bridge export [RUN]               a policy as ONNX, with its robot's model beside it
     python -m bridge sim POLICY.onnx            the control loop on C MuJoCo
+    python -m bridge robot POLICY.onnx          the control loop on a Unitree G1 over DDS
+    python -m bridge robot-sim POLICY.onnx      a simulated G1 for it
     python -m bridge replay LOG                 a log's joint targets, simulated: what differs
     python -m bridge benchmark POLICY.onnx      how long a policy step and a start-up take
 
@@ -72,7 +74,15 @@ class BenchmarkCommand:
 def main(arguments: list[str] | None = None) -> int:
     """Runs one subcommand; mistakes of the user end in one sentence and exit code 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"gains": gains, "export": export, "sim": simulate, "replay": replay, "benchmark": benchmark}
+    commands = {
+        "gains": gains,
+        "export": export,
+        "sim": simulate,
+        "robot": robot,
+        "robot-sim": simulate_robot,
+        "replay": replay,
+        "benchmark": benchmark,
+    }
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         return 0
@@ -83,7 +93,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return commands[name](arguments)
     except ModuleNotFoundError as error:
-        print(f"bridge {name}: {error}; `uv sync --extra bridge` installs what it needs.", file=sys.stderr)
+        print(
+            f"bridge {name}: {error}; `uv sync --extra bridge --extra robot` installs what it needs.", file=sys.stderr
+        )
         return 2
     except (ValueError, OSError) as error:
         print(f"bridge {name}: {error}", file=sys.stderr)
@@ -129,6 +141,20 @@ def simulate(arguments: list[str]) -> int:
     from bridge.simulate import SimCommand, run
 
     return run(parse(SimCommand, arguments, "sim", "policy"))
+
+
+def robot(arguments: list[str]) -> int:
+    """Runs the loop on a G1 over DDS."""
+    from bridge.hardware import RobotCommand, run
+
+    return run(parse(RobotCommand, arguments, "robot", "policy"))
+
+
+def simulate_robot(arguments: list[str]) -> int:
+    """Is a G1 over DDS."""
+    from bridge.simulated_robot import RobotSimCommand, run
+
+    return run(parse(RobotSimCommand, arguments, "robot-sim", "policy"))
 
 
 def replay(arguments: list[str]) -> int:
