@@ -11,8 +11,10 @@ import pytest
 import tyro
 
 import train
+from bridge.hardware import RobotCommand
 from bridge.loop import LoopConfig
 from bridge.simulate import SimCommand
+from bridge.simulated_robot import RobotSimCommand
 from envs.config import VelocityConfig
 from experiments.presets import TrainConfig, preset
 from learning.gate import Bars, GateConfig
@@ -106,6 +108,8 @@ def test_no_configuration_field_is_read_by_nothing():
         GateConfig,
         SimCommand,
         LoopConfig,
+        RobotCommand,
+        *config_classes(RobotSimCommand),
     }
     assert {"VelocityConfig", "PPOConfig", "CentroidalConfig"} <= {c.__name__ for c in classes}
     for cls in classes:
