@@ -132,6 +132,8 @@ def plot(found: GainReport, path: Path, seconds: float = 1.0) -> None:
             axis.plot(time, response, lw=1, label=s.name)
         axis.set_title(joint, fontsize=8)
         axis.tick_params(labelsize=6)
+    for axis in axes.flat[len(found.joint_names) :]:
+        axis.set_axis_off()
     axes[0, 0].legend(fontsize=6)
     figure.supxlabel("s after a unit step of the target")
     figure.tight_layout()

@@ -4,15 +4,18 @@
     uv run experiments/study.py --help
 
 Runs are kept under `runs/studies/VARIANT_seedN`, shared by all studies; a run that is there and whole is not repeated,
-and one that was cut short goes on where it stopped. So the same command, given again, finishes a study. The figure, the
+and one that was cut short goes on where it stopped. So the same command, given again, finishes a study. Given several
+times at once, say with `CUDA_VISIBLE_DEVICES` of 0 and of 1, the processes share the runs among them. The figure, the
 table and a JSON are made anew after every run, from what there is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -85,16 +88,33 @@ def main(arguments: list[str] | None = None) -> int:
         for seed in config.seeds:  # all variants with one seed before the next: an early stop leaves a comparison
             for variant in STUDIES[config.study]:
                 run_dir = config.runs / f"{variant}_seed{seed}"
-                if not train(settings(config, variant, seed), run_dir, config.snapshots):
-                    print(f"Stopped. The same command goes on with '{run_dir}'.")
-                    return 130
-                if config.episodes:
-                    judge_run(run_dir, config.episodes)
-                print(report(config.study, STUDIES[config.study], config.seeds, config.runs, config.out))
+                with claim(run_dir) as mine:
+                    if not mine:
+                        print(f"{run_dir.name}: another process is at it")
+                        continue
+                    if not train(settings(config, variant, seed), run_dir, config.snapshots):
+                        print(f"Stopped. The same command goes on with '{run_dir}'.")
+                        return 130
+                    if config.episodes:
+                        judge_run(run_dir, config.episodes)
+                    print(report(config.study, STUDIES[config.study], config.seeds, config.runs, config.out))
     except (ValueError, OSError) as error:
         print(f"study.py: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+@contextlib.contextmanager
+def claim(run_dir: Path) -> Iterator[bool]:
+    """Whether this process may work on a run; until the end of the context, or of the process, no other one may."""
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    with run_dir.with_suffix(".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def settings(config: StudyConfig, variant: str, seed: int) -> TrainConfig:

@@ -136,6 +136,17 @@ def write_run(run_dir, slope, falls, crossing):
     )
 
 
+def test_a_run_belongs_to_one_process_at_a_time(tmp_path, capsys):
+    runs = [tmp_path / f"{name}_seed0" for name in STUDIES["solver"]]
+    with study.claim(runs[0]) as first, study.claim(runs[1]) as second, study.claim(runs[0]) as again:
+        assert first and second and not again
+        assert study.main(["solver", "--seeds", "0", "--runs", str(tmp_path), "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("another process is at it") == 2
+    with study.claim(runs[0]) as mine:
+        assert mine
+    assert not any(run.exists() for run in runs)
+
+
 def test_the_report_is_the_mean_and_the_range_over_the_seeds_that_there_are(tmp_path):
     write_run(tmp_path / "mpc_seed0", 0.1, 0, 3e6)
     write_run(tmp_path / "mpc_seed1", 0.2, 2, None)
