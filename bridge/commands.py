@@ -11,13 +11,17 @@ import sys
 import termios
 import tty
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 from jaxtyping import Float
 
 from bridge.deployment import Deployment
 from bridge.machine import Request
+from bridge.viewer import Viewer
+
+if TYPE_CHECKING:
+    from bridge.loop import Operator
 
 RATE = (1.5, 1.5, 3.0)  # m/s², m/s², rad/s²: how fast a command may change
 
@@ -201,3 +205,40 @@ class Gamepad:
     def close(self) -> None:
         """Closes the device."""
         os.close(self._fd)
+
+
+class Browser:
+    """Commands by the sliders and buttons of a viewer's page. If the last browser is closed: go limp.
+
+    Above another operator it is only the emergency stop, and its closing means nothing.
+    """
+
+    def __init__(self, viewer: Viewer, deployment: Deployment, below: Operator | None = None) -> None:
+        """Listens to a viewer.
+
+        Args:
+            viewer: that runs.
+            deployment: of the policy.
+            below: who commands, if not the sliders.
+        """
+        self._viewer, self._below, self._limit = viewer, below, Limiter(deployment)
+        self._seen = {name: int(viewer.orders[name][0]) for name in _PRESSED}
+        self._watched = False
+
+    def poll(self, now: float) -> tuple[Float[np.ndarray, " 3"], Request]:
+        """See `bridge.loop.Operator`."""
+        asked = Request.NONE
+        for name, request in _PRESSED.items():  # the last one is the strongest
+            count = int(self._viewer.orders[name][0])
+            asked = asked if count == self._seen[name] else request
+            self._seen[name] = count
+        if self._below is not None:
+            command, request = self._below.poll(now)
+            return command, Request.STOP if asked is Request.STOP else request
+        watched = self._viewer.watched
+        self._watched |= watched
+        lost = self._watched and not watched
+        return self._limit(self._viewer.orders["command"][0], now), Request.STOP if lost else asked
+
+
+_PRESSED = {"stand": Request.STAND, "walk": Request.WALK, "stop": Request.STOP}

@@ -116,6 +116,15 @@ class Loop:
         history: History | None = self.history
         return None if history is None else history.state
 
+    @property
+    def signalled(self) -> bool:
+        """Whether a signal has asked the run to end."""
+        return self._signal
+
+    def rest(self) -> None:
+        """Damping without a fault, as at the start: for a simulation that was put back to its own."""
+        self._change(Machine(Mode.DAMPING, Fault.NONE, self.now))
+
     def run(self) -> None:
         """Runs until the operator quits, a signal comes or the time is over; leaves the robot in damping, always.
 

@@ -92,6 +92,22 @@ class MujocoRobot:
         mujoco.mj_forward(self.model, self.data)
         self._state = self._read()
 
+    def restart(self) -> None:
+        """As `reset`, but on the gantry, and time goes on."""
+        time, offset = self.data.time, self._offset
+        self.reset()
+        self.data.time = self._heard = time
+        self._offset, self.gantry = offset, True
+        self._state = self._read()
+
+    def hold(self, condition: Callable[[], bool]) -> None:
+        """Lets no simulated time pass while a condition holds; the loop does not notice."""
+        began = wall.monotonic()
+        while condition():
+            wall.sleep(0.01)
+        if self._offset is not None:
+            self._offset += wall.monotonic() - began
+
     def read(self) -> RobotState:
         """The state after the latest physics step."""
         if self._read_at != self.data.time:
