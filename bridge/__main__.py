@@ -5,7 +5,7 @@
     python -m bridge sim POLICY.onnx            the control loop on C MuJoCo
     python -m bridge robot POLICY.onnx          the control loop on a Unitree G1 over DDS
     python -m bridge robot-sim POLICY.onnx      a simulated G1 for it
-    python -m bridge replay LOG                 a log's joint targets, simulated: what differs
+    python -m bridge replay LOG                 a log's joint targets, simulated: what differs; --viewer shows it
     python -m bridge benchmark POLICY.onnx      how long a policy step and a start-up take
 
 Each has --help. bridge/README.md leads through them.
@@ -13,10 +13,16 @@ Each has --help. bridge/README.md leads through them.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bridge.deployment import Deployment
 
 SHIPPED_RUN = Path(__file__).parents[1] / "experiments" / "results" / "g1_walk"
 
@@ -47,7 +53,7 @@ class ExportCommand:
 
 @dataclasses.dataclass(frozen=True)
 class ReplayCommand:
-    """Simulates a log's joint targets and draws the joints over the logged ones."""
+    """Simulates a log's joint targets and draws the joints over the logged ones, or shows the log in a browser."""
 
     log: Path
     """The log's folder."""
@@ -57,6 +63,10 @@ class ReplayCommand:
     """Seconds between two starts from the logged state."""
     out: Path | None = None
     """The plot; by default replay.png in the log."""
+    viewer: bool = False
+    """Show the log in a browser instead."""
+    viewer_address: str = "127.0.0.1:8080"
+    """Host and port of its page."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +175,8 @@ def replay(arguments: list[str]) -> int:
     from bridge.recorder import MODEL, read_log
 
     deployment, rows = read_log(config.log)
+    if config.viewer:
+        return show_log(config, deployment, rows)
     rows = replay.policy_rows(rows)
     q, starts = replay.simulate(rows, deployment, load_model(config.model or config.log / MODEL), config.window)
     found = replay.errors(rows["q"], q)
@@ -174,6 +186,22 @@ def replay(arguments: list[str]) -> int:
     out = config.out or config.log / "replay.png"
     replay.plot(rows, q, starts, deployment, out)
     print(f"Plot: {out}")
+    return 0
+
+
+def show_log(config: ReplayCommand, deployment: Deployment, rows: np.ndarray) -> int:
+    """Shows a log in a browser until Ctrl-C comes."""
+    from bridge.mujoco_robot import load_model
+    from bridge.recorder import MODEL
+    from bridge.viewer import Viewer
+    from bridge.viewer_replay import play
+
+    if not len(rows):
+        raise ValueError(f"The log in '{config.log}' is empty.")
+    model = load_model(config.model or config.log / MODEL)
+    viewer = Viewer(model, config.viewer_address, title=f"log {config.log.name}", buttons=("reset",), pause=True)
+    with contextlib.suppress(KeyboardInterrupt), contextlib.closing(viewer):
+        play(rows, deployment, model, viewer)
     return 0
 
 

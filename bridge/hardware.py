@@ -13,6 +13,7 @@ from bridge.priority import ask_for_real_time
 from bridge.safety import SafetyConfig
 from bridge.session import drive, succeeded
 from bridge.unitree import UnitreeG1
+from bridge.viewer import ADDRESS
 
 WAIT_SECONDS = 10.0  # s for the robot's first state
 
@@ -39,6 +40,10 @@ class RobotCommand:
     """Duration of the stand-up (s)."""
     log: Path | None = None
     """A new folder for the log of the run."""
+    viewer: bool = False
+    """Show the robot in a browser, whose page commands unless a profile or a gamepad does."""
+    viewer_address: str = ADDRESS
+    """Host and port of its page; host 0.0.0.0 lets every machine of the network in, and command the robot."""
     safety: SafetyConfig = dataclasses.field(default_factory=SafetyConfig)
     """Limits."""
 
@@ -69,6 +74,7 @@ def walk(command: RobotCommand) -> tuple[Loop, UnitreeG1]:
             safety=command.safety,
         )
         options = {"profile": command.profile, "gamepad": command.gamepad, "log": command.log}
+        options["viewer"] = command.viewer_address if command.viewer else None
         return drive(robot, controller, config, model=command.policy.with_suffix(".zip"), **options), robot
     finally:
         robot.close()

@@ -6,19 +6,26 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from bridge.commands import GAMEPAD_HELP, KEYS_HELP, Gamepad, Keyboard, Profile, read_profile
+from bridge.commands import GAMEPAD_HELP, KEYS_HELP, Browser, Gamepad, Keyboard, Profile, read_profile
 from bridge.controller import Controller
 from bridge.loop import Loop, LoopConfig, Operator
 from bridge.machine import Mode
 from bridge.recorder import LogRecorder
 from bridge.robot import Robot
 from bridge.safety import Fault
+from bridge.viewer import Viewer
+from bridge.viewer_feed import Feed, open_viewer
 
 
 def open_operator(
-    controller: Controller, config: LoopConfig, profile: Path | None, gamepad: bool, stack: contextlib.ExitStack
+    controller: Controller,
+    config: LoopConfig,
+    profile: Path | None,
+    gamepad: bool,
+    stack: contextlib.ExitStack,
+    page: Viewer | None = None,
 ) -> Operator:
-    """Who commands: a CSV if one is given, a gamepad if asked for, else the keyboard.
+    """Who commands: a CSV if one is given, a gamepad if asked for, else the viewer's page, else the keyboard.
 
     Args:
         controller: the policy.
@@ -26,16 +33,20 @@ def open_operator(
         profile: a CSV of commands; see `bridge.commands.read_profile`.
         gamepad: use the first gamepad.
         stack: closes it at the end.
+        page: the viewer's, whose stop button counts whoever commands.
 
     Raises:
         ValueError, FileNotFoundError: the CSV cannot be used, or there is no gamepad.
     """
     if profile is not None:
-        return Profile(read_profile(profile), controller.deployment, config.stand_seconds)
+        scripted = Profile(read_profile(profile), controller.deployment, config.stand_seconds)
+        return scripted if page is None else Browser(page, controller.deployment, scripted)
+    if page is not None and not gamepad:
+        return Browser(page, controller.deployment)
     operator = Gamepad(controller.deployment) if gamepad else Keyboard(controller.deployment)
     stack.callback(operator.close)
     print(GAMEPAD_HELP if gamepad else KEYS_HELP)
-    return operator
+    return operator if page is None else Browser(page, controller.deployment, operator)
 
 
 def drive(
@@ -47,6 +58,7 @@ def drive(
     gamepad: bool = False,
     log: Path | None = None,
     model: Path | None = None,
+    viewer: str | None = None,
     on_tick: Callable[[Loop], None] | None = None,
 ) -> Loop:
     """Runs, prints what happened as it happens, and the timing at the end.
@@ -58,7 +70,8 @@ def drive(
         profile: a CSV of commands.
         gamepad: use the first gamepad.
         log: a new folder for the log.
-        model: of the robot, zipped, to be copied into the log.
+        model: of the robot, zipped, to be copied into the log and drawn by the viewer.
+        viewer: host and port of a browser viewer; see `bridge.viewer`.
         on_tick: called at the end of every tick.
 
     Returns:
@@ -66,7 +79,14 @@ def drive(
     """
     with contextlib.ExitStack() as stack:
         stack.callback(robot.close)
-        operator = open_operator(controller, config, profile, gamepad, stack)
+        page = feed = None
+        if viewer is not None:
+            page, robot_model = open_viewer(
+                robot, controller.deployment, model, viewer, profile is None and not gamepad
+            )
+            stack.callback(page.close)
+            feed = Feed(page, robot, robot_model)
+        operator = open_operator(controller, config, profile, gamepad, stack, page)
         recorder = LogRecorder(log, controller.deployment, model) if log is not None else None
         if recorder is not None:
             stack.callback(recorder.close)
@@ -81,6 +101,8 @@ def drive(
                 print(loop.machine.refused, flush=True)
             if on_tick is not None:
                 on_tick(loop)
+            if feed is not None:
+                feed(loop)
 
         loop = Loop(robot, controller, operator, config, recorder, report)
         try:

@@ -11,6 +11,7 @@ from bridge.machine import Mode
 from bridge.mujoco_robot import MujocoRobot, load_model
 from bridge.safety import SafetyConfig
 from bridge.session import drive, succeeded
+from bridge.viewer import ADDRESS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,10 @@ class SimCommand:
     """Duration of the stand-up (s)."""
     log: Path | None = None
     """A new folder for the log of the run."""
+    viewer: bool = False
+    """Show the robot in a browser, whose page commands unless a profile or a gamepad does."""
+    viewer_address: str = ADDRESS
+    """Host and port of its page; host 0.0.0.0 lets every machine of the network in, and command the robot."""
     safety: SafetyConfig = dataclasses.field(default_factory=SafetyConfig)
     """Limits."""
 
@@ -55,5 +60,6 @@ def run(command: SimCommand) -> int:
         safety=command.safety,
     )
     options = {"profile": command.profile, "gamepad": command.gamepad, "log": command.log}
+    options["viewer"] = command.viewer_address if command.viewer else None
     loop = drive(robot, controller, config, model=scene, on_tick=release, **options)
     return 0 if succeeded(loop) else 1
