@@ -2,6 +2,7 @@
 
     train.py [train] [--preset cpu|gpu] [--variant base|…] [--env.… --ppo.… --run.…]    a run directory under runs/
     train.py play [RUN] [--out walk.mp4] [--command 0.5 0 0]    a film of a policy with the MPC's plan drawn in
+    train.py play [RUN] --viewer    the same live in a browser, under commands that its page gives
     train.py eval [RUN] [--out DIR]    the quality gate in C MuJoCo: gate.json, gate.png
 
 RUN is a run directory or a policy file; without it, the policy that ships with the project is used. Every field of the
@@ -20,6 +21,7 @@ from experiments.launch import launch, prepare, use_all_cores
 
 if TYPE_CHECKING:
     from envs.config import VelocityConfig
+    from envs.velocity import VelocityEnv
     from experiments.presets import TrainConfig
     from learning.policy import Policy
 
@@ -102,16 +104,20 @@ def _peek(arguments: list[str], flag: str, default: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class PlayConfig:
-    """Films a policy, with the MPC's plan drawn in."""
+    """Films a policy, with the MPC's plan drawn in, or shows it live in a browser."""
 
     policy: Path = SHIPPED_POLICY
     """Run directory or policy file."""
     out: Path = Path("walk.mp4")
     """Where the film goes."""
     seconds: float = 10.0
-    """Its length."""
+    """The film's length."""
     command: Command = (0.5, 0.0, 0.0)
     """Forward and leftward velocity (m/s), turning rate (rad/s)."""
+    viewer: bool = False
+    """Show the robot and the plan in a browser, live, instead of filming; the page commands, from `command` on."""
+    viewer_address: str = "127.0.0.1:8080"
+    """Host and port of the page."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,11 +135,16 @@ class EvalConfig:
 
 
 def play(arguments: list[str]) -> int:
-    """Films a policy."""
+    """Films a policy, or shows it."""
     config = _parse(PlayConfig, arguments, "play")
     from experiments.judge import load
 
     policy, env_config = load(config.policy)
+    if config.viewer:
+        from experiments.watch import watch
+
+        watch(_undisturbed(env_config), policy, config.viewer_address, config.command)
+        return 0
     _film(policy, env_config, config.out, config.seconds, config.command)
     return 0
 
@@ -168,25 +179,25 @@ def _parse(kind: type, arguments: list[str], name: str) -> Any:
     return tyro.cli(kind, args=arguments, prog=f"train.py {name}")
 
 
+def _undisturbed(config: VelocityConfig) -> VelocityEnv:
+    """A policy's task for one robot to be looked at: nominal body, no kicks, facing the camera."""
+    from envs import velocity
+    from envs.config import NO_PUSHES, NO_RANDOMIZATION
+
+    start = dataclasses.replace(config.start, yaw=0.0)
+    return velocity.make(
+        dataclasses.replace(config, push=NO_PUSHES, randomization=NO_RANDOMIZATION, start=start, backend="jax")
+    )
+
+
 def _film(policy: Policy, config: VelocityConfig, path: Path, seconds: float, command: Command) -> None:
-    """A robot that obeys one command, undisturbed, on its nominal body."""
+    """A robot that obeys one command."""
     import jax
 
-    from envs import velocity
     from envs.commands import constant
-    from envs.config import NO_PUSHES, NO_RANDOMIZATION
     from learning.video import film, record
 
-    facing = dataclasses.replace(config.start, yaw=0.0)  # towards the camera
-    calm = dataclasses.replace(
-        config,
-        command=constant(command),
-        push=NO_PUSHES,
-        randomization=NO_RANDOMIZATION,
-        start=facing,
-        backend="jax",
-    )
-    env = velocity.make(calm)
+    env = _undisturbed(dataclasses.replace(config, command=constant(command)))
     snapshots = record(env, lambda obs, key: policy(obs), jax.random.PRNGKey(0), round(seconds / env.dt))
     # Every second control step is enough to the eye, and half the time where a CPU draws.
     how = film(env.robot.mj_model, snapshots[::2], path, round(0.5 / env.dt), (480, 360))
