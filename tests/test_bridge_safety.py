@@ -56,6 +56,17 @@ class Held:
         return dataclasses.replace(self.first, time=state.time) if self.frozen else self.first
 
 
+class Stuck:
+    """Some of the sensors repeat their first reading while the others go on."""
+
+    def __init__(self, *fields):
+        self.first, self.fields = None, fields
+
+    def __call__(self, state):
+        self.first = self.first or state
+        return dataclasses.replace(state, **{field: getattr(self.first, field) for field in self.fields})
+
+
 class Late:
     """Readings as they were `delay` seconds ago, as if packets were queued somewhere."""
 
@@ -84,6 +95,8 @@ LIES = {
     "packets lost": (Held(frozen=False), Fault.STALE),
     "packets delayed": (Late(0.015), Fault.STALE),
     "sensors frozen": (Held(frozen=True), Fault.FROZEN),
+    "IMU frozen": (Stuck("quaternion", "gyro"), Fault.FROZEN),
+    "joints frozen": (Stuck("q", "qd", "tau"), Fault.FROZEN),
 }
 
 
@@ -383,6 +396,13 @@ def test_uprightness_is_the_cosine_of_the_tilt():
         w, x, y, z = yaw
         product = np.array([[w, -x, -y, -z], [x, w, -z, y], [y, z, w, -x], [z, -y, x, w]]) @ lean
         np.testing.assert_allclose(uprightness(3.0 * product), np.cos(np.deg2rad(degrees)), atol=1e-12)
+
+
+def test_a_limit_that_is_no_number_is_refused():
+    """Nothing is beyond NaN: the check would be off without a word."""
+    for field in dataclasses.fields(SafetyConfig):
+        with pytest.raises(ValueError, match=field.name):
+            SafetyConfig(**{field.name: float("nan")})
 
 
 def test_damping_resists_and_pulls_nowhere(policy):
