@@ -25,7 +25,8 @@ from bridge.machine import Machine, Mode, Request, advance, stand_up_target
 from bridge.robot import PDTarget, Robot, RobotState, damping
 from bridge.safety import Fault, History, SafetyConfig, body_fault, clip_target, limits, link_fault, watch
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# All that a terminal sends: Ctrl-\ would end the process, and Ctrl-Z stop it, with the robot's joints stiff.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,10 +138,9 @@ class Loop:
                 start = due = self.robot.now()
                 while not self._ended:
                     self.tick(due)
-                    due += self.period
-                    late = self.robot.now() - due
-                    if late > self.period:  # ticks that were missed are left out, not made up for
-                        due += self.period * np.floor(late / self.period)
+                    # Ticks that this one came too late for are left out, not made up for. If it took too long itself,
+                    # the next one is late, and has to see that.
+                    due += self.period * (1.0 + np.floor(max(self.now - due, 0.0) / self.period))
                     self.robot.sleep_until(due)
                     self._ended |= due - start >= self.config.seconds
             except BaseException:
@@ -232,7 +232,9 @@ class Loop:
         self._ticks += 1
         faulted = self.machine.mode is Mode.DAMPING and self.machine.fault is not Fault.NONE
         waited = self.now - self.machine.since >= self.config.seconds_after_fault
-        self._ended |= request is Request.QUIT or self._signal or (faulted and waited)
+        # A signal since the checks of this tick is met by the next one's.
+        told = self._signal and self.machine.mode is Mode.DAMPING
+        self._ended |= request is Request.QUIT or told or (faulted and waited)
         if self._on_tick is not None:
             self._on_tick(self)
 

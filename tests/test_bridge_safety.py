@@ -13,6 +13,7 @@ from bridge.commands import RATE, Keyboard, Limiter
 from bridge.machine import Machine, Mode, Request, advance
 from bridge.robot import damping
 from bridge.safety import Fault, SafetyConfig, clip_target, limits, uprightness
+from bridge.session import succeeded
 
 SINCE = 0.2  # s, when faults begin
 WITHIN = 0.020  # s
@@ -187,7 +188,7 @@ def test_a_robot_that_answers_late_is_waited_for(policy):
     assert loop.events[0][0] > 0.1 and loop.machine.mode is Mode.STAND_UP
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP])
 def test_a_signal_ends_in_damping(policy, number):
     robot = LyingRobot(policy)
 
@@ -203,6 +204,15 @@ def test_a_signal_ends_in_damping(policy, number):
     assert SINCE <= robot.damped_at() <= SINCE + WITHIN
     assert robot.data.time < 0.3  # the run ended
     assert signal.getsignal(number) is handler
+
+
+def test_a_signal_at_the_end_of_a_tick_is_a_fault_too(policy):
+    """After the tick's checks: the run must not look as if it had ended by itself."""
+    robot = LyingRobot(policy)
+    loop = make_loop(robot, on_tick=lambda loop: os.kill(os.getpid(), signal.SIGTERM) if loop.now >= SINCE else None)
+    loop.run()
+    assert loop.events[-1][1:] == (Mode.DAMPING, Fault.SIGNAL) and not succeeded(loop)
+    assert robot.damped_at() <= SINCE + WITHIN
 
 
 @pytest.mark.parametrize("key", [b" ", b"\x1b", b"wwwq ", b" 12"])
@@ -315,6 +325,54 @@ def test_a_loop_that_is_late_ends_in_damping(policy):
     assert robot.damped_at() <= SINCE + pause + 1e-9  # at once, when it runs again
     assert loop.overruns == 1  # the ticks that were missed are left out, not made up for
     assert len(robot.told) < 0.4 / loop.period
+
+
+@pytest.mark.parametrize("where", ["controller", "recorder", "on_tick"])
+def test_a_tick_that_takes_too_long_ends_in_damping(policy, where):
+    """Time passes inside the tick: a slow network, a slow disk, a slow terminal."""
+    robot, script = LyingRobot(policy), Script()
+    safety = SafetyConfig()
+    pause = 1.5 * safety.overrun_seconds
+
+    def dawdle(*_):
+        if robot.data.time >= SINCE - 1e-9 and not dawdled:
+            dawdled.append(robot.data.time)
+            robot.sleep_until(robot.data.time + pause)
+
+    class Slow:
+        write = staticmethod(dawdle)
+
+    dawdled = []
+    options = {"recorder": {"recorder": Slow()}, "on_tick": {"on_tick": dawdle}}.get(where, {})
+    loop = make_loop(robot, script, safety=safety, **options)
+    if where == "controller":
+        step = robot.controller.step
+        robot.controller.step = lambda *a: (dawdle(), step(*a))[1]
+    loop.run()
+    assert loop.events[-1][1:] == (Mode.DAMPING, Fault.OVERRUN)
+    assert robot.damped_at() <= dawdled[0] + pause + loop.period + 1e-9  # in the very next tick
+    assert loop.overruns == 1 and loop.lateness.largest > safety.overrun_seconds
+    assert len(robot.told) < 0.4 / loop.period  # the ticks that were missed are not made up for
+
+
+def test_a_command_that_cannot_be_sent_ends_in_damping(policy):
+    """Once: the next one, which is to damp, gets through."""
+    robot = LyingRobot(policy)
+    send = robot.send
+    failed = []
+
+    def fail_once(target):
+        if robot.data.time >= SINCE - 1e-9 and not failed:
+            failed.append(True)
+            raise RuntimeError("injected")
+        send(target)
+
+    robot.send = fail_once
+    loop = make_loop(robot)
+    with pytest.raises(RuntimeError, match="injected"):
+        loop.run()
+    assert loop.events[-1][1:] == (Mode.DAMPING, Fault.EXCEPTION)
+    assert SINCE <= robot.damped_at() <= SINCE + WITHIN
 
 
 def test_joints_damp_by_themselves_when_nobody_speaks(policy):
