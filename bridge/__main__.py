@@ -82,7 +82,7 @@ class BenchmarkCommand:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one subcommand; mistakes of the user end in one sentence and exit code 2."""
+    """Runs one subcommand; what the user or the robot is to blame for ends in one sentence, and exit code 2 or 1."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     commands = {
         "gains": gains,
@@ -110,6 +110,16 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"bridge {name}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"bridge {name}: interrupted.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        from bridge.robot import RobotError
+
+        if not isinstance(error, RobotError):
+            raise
+        print(f"bridge {name}: {error}", file=sys.stderr)
+        return 1
 
 
 def parse(kind: type, arguments: list[str], name: str, positional: str = "") -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cyclonedds.core import DDSException
 from cyclonedds.domain import Domain, DomainParticipant
 from cyclonedds.internal import InvalidSample
 from cyclonedds.pub import DataWriter
@@ -36,7 +37,7 @@ class Network:
 
         Raises:
             ValueError: no such domain, or `interface` is not a plain name.
-            cyclonedds.core.DDSException: there is no such interface, or this process is in the domain already.
+            OSError: there is no such interface, it has no address, or this process is in the domain already.
         """
         if not 0 <= domain <= MAX_DOMAIN:
             raise ValueError(f"DDS domain {domain}: it must be 0 to {MAX_DOMAIN}.")
@@ -44,8 +45,14 @@ class Network:
             raise ValueError(f"Network interface {interface!r}: that is no interface's name.")
         config = _ON_LOOPBACK if interface == LOOPBACK else _ON_INTERFACE.format(name=interface)
         self.interface, self.domain = interface, domain
-        self._domain: Any = Domain(domain, config)
-        self._participant: Any = DomainParticipant(domain)
+        try:
+            self._domain: Any = Domain(domain, config)
+            self._participant: Any = DomainParticipant(domain)
+        except DDSException as error:
+            raise OSError(
+                f"DDS domain {domain} cannot be joined on network interface {interface!r}: is there such an interface, "
+                "is it up, and has it an address?"
+            ) from error
 
     def writer(self, topic: str, message: Any) -> DataWriter:
         """A publisher with DDS's default quality of service, which is what the maker's own programs use."""

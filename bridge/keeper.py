@@ -21,7 +21,8 @@ import time
 import numpy as np
 
 from bridge.dds import Network
-from bridge.priority import ask_for_real_time
+from bridge.priority import PRIORITY, ask_for_real_time
+from bridge.robot import RobotError
 from bridge.unitree_messages import COMMAND_TOPIC
 from bridge.unitree_packets import LOW_CMD, PackedLowCmd
 
@@ -31,7 +32,7 @@ KEEP_SECONDS = 10.0  # s for which it commands damping
 ALIVE, READY, GOODBYE = b".", b"r", b"q"
 
 
-class TakenOverError(RuntimeError):
+class TakenOverError(RobotError):
     """The keeper is in charge of the robot, because this process gave no sign of life, or it is dead itself."""
 
 
@@ -79,27 +80,34 @@ class Keeper:
             damping: the signed `LOW_CMD` record, of shape (), that the keeper will send if it has to.
 
         Raises:
-            TakenOverError: it commands the robot now.
+            TakenOverError: it commands the robot now, or is dead.
         """
         try:
             self._socket.send(ALIVE if self._told else damping.tobytes())
         except OSError as error:
-            raise TakenOverError("This process was stuck, and the keeper has damped the robot.") from error
+            raise TakenOverError(
+                "The keeper has damped the robot, because this process was stuck; or the keeper is dead."
+            ) from error
         self._told = True
 
-    def close(self) -> None:
-        """Says goodbye."""
-        with contextlib.suppress(OSError):
-            self._socket.send(GOODBYE)
+    def close(self, goodbye: bool = True) -> None:
+        """Ends the connection.
+
+        Args:
+            goodbye: whether the robot has been left in damping. If not, the keeper is told nothing, and damps it.
+        """
+        if goodbye:
+            with contextlib.suppress(OSError):
+                self._socket.send(GOODBYE)
         self._socket.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(1.0)
+            self._process.wait(1.0 if goodbye else 0.0)
 
 
 def main(descriptor: int, interface: str, domain: int, patience: float) -> None:
     """The keeper's process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ask_for_real_time()
+    ask_for_real_time(PRIORITY + 1)  # a driver that never sleeps must not keep this process from running
     connection = socket.socket(fileno=descriptor)
     network = Network(interface, domain)
     writer = network.writer(COMMAND_TOPIC, PackedLowCmd)

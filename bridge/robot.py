@@ -19,6 +19,10 @@ from jaxtyping import Float
 NO_SENSOR = 25.0  # degrees C, what a backend without thermometers reads
 
 
+class RobotError(Exception):
+    """A robot, or the way to it, does not let a run go on; the message is for the operator."""
+
+
 @dataclass(frozen=True, eq=False)
 class RobotState:
     """One reading of all sensors. The arrays belong to the reader: a robot never writes into one that it gave out."""

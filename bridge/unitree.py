@@ -7,6 +7,7 @@ unitree_sdk2_python, example/g1/low_level, BSD-3-Clause). Needs the extra `robot
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time as wall
 
@@ -14,8 +15,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from bridge.dds import LOOPBACK, Network
-from bridge.keeper import Keeper
-from bridge.robot import PDTarget, RobotState, damping
+from bridge.keeper import KEEP_SECONDS, Keeper, TakenOverError
+from bridge.robot import PDTarget, RobotError, RobotState, damping
 from bridge.unitree_messages import COMMAND_TOPIC, STATE_TOPIC
 from bridge.unitree_packets import LOW_CMD, PackedLowCmd, PackedLowState, is_signed, sign
 
@@ -37,11 +38,20 @@ ENABLED = 1  # mode of a motor
 IDLE_DAMPING = 2.0  # N m s/rad, of motors that the policy does not move
 FAREWELL_SECONDS = 0.1  # s, for which the last command, damping, is repeated
 TICK = 0.002  # s, between its repetitions
+LISTEN_SECONDS = 0.2  # s, for which one listens whether somebody else commands the robot
 STOP_KEY = 1 << 3  # "select" in the remote control's keys
 
 
-class RemoteStopError(RuntimeError):
+class RemoteStopError(RobotError):
     """Somebody pressed "select" on the robot's remote control."""
+
+
+class AnotherCommanderError(RobotError):
+    """Another program commands the robot."""
+
+
+class MachineChangedError(RobotError):
+    """The robot's variant, which commands must repeat, is another one than before."""
 
 
 @dataclasses.dataclass
@@ -107,10 +117,11 @@ class UnitreeG1:
         self._command["motor_cmd"]["kd"][: len(G1_MOTORS)] = IDLE_DAMPING
 
     def wait(self, seconds: float) -> None:
-        """Waits for the first state, and for the keeper to be ready.
+        """Waits for the first state, and for the keeper to be ready; listens whether the robot is free.
 
         Raises:
             TimeoutError: for longer than `seconds`.
+            AnotherCommanderError: somebody else commands the robot.
         """
         end = self.now() + seconds
         while self.read() is None or not self._ready():
@@ -122,12 +133,24 @@ class UnitreeG1:
                     else "The robot does not listen to commands."
                 )
             self.sleep_until(self.now() + TICK)
+        # Not earlier: the keeper would take this reader for the robot's. Nothing of our own is heard, nothing was sent.
+        others = self._network.reader(COMMAND_TOPIC, PackedLowCmd)
+        end = self.now() + LISTEN_SECONDS
+        while self.now() < end:
+            self.sleep_until(self.now() + TICK)
+            self.read()
+            if others.take() is not None:
+                raise AnotherCommanderError(
+                    "Another program commands the robot: end it first. If it was a run that has just been killed, its "
+                    f"keeper goes on for {KEEP_SECONDS:g} s."
+                )
 
     def read(self) -> RobotState | None:
         """The newest state that has come whole and in order; see `Robot`. Its time is that of the reading.
 
         Raises:
             RemoteStopError: the stop key of the remote control is pressed.
+            MachineChangedError: the robot has become another one since the first command.
         """
         sample = self._reader.take()
         self.statistics.malformed = self._reader.malformed
@@ -146,7 +169,10 @@ class UnitreeG1:
             statistics.out_of_order += 1
             return
         self._tick = tick
+        changed = bool(statistics.sent) and record["mode_machine"] != self._command["mode_machine"]
         self._command["mode_machine"] = record["mode_machine"]
+        if changed:  # what the keeper holds for the robot would not be obeyed any more
+            raise MachineChangedError("The robot's variant (mode_machine) changed during the run.")
         remote = record["wireless_remote"]
         if (int(remote[2]) | int(remote[3]) << 8) & STOP_KEY:
             raise RemoteStopError('Somebody pressed "select" on the remote control.')
@@ -167,12 +193,19 @@ class UnitreeG1:
 
         Raises:
             ValueError: the target is not finite; nothing was sent.
-            TakenOverError: the keeper commands the robot; nothing was sent.
+            TakenOverError: the keeper commands the robot, or is dead; damping was sent.
         """
         if self._state is None or self._closed or not self._ready():
             return
         if self._keeper is not None:
-            self._keeper.alive(self._damping())
+            try:
+                self._keeper.alive(self._damping())
+            except TakenOverError:
+                self._publish(damping(self._kd))  # if the keeper is dead, nobody else says it
+                raise
+        self._publish(target)
+
+    def _publish(self, target: PDTarget) -> None:
         self._fill(target)
         if self._echo:  # lets a simulated robot measure round trips; a real one gets nothing in reserved fields
             self._command["reserve"][0] = self._tick
@@ -215,17 +248,20 @@ class UnitreeG1:
             wall.sleep(remaining)
 
     def close(self) -> None:
-        """Repeats damping for a moment and leaves the network."""
+        """Repeats damping for a moment and leaves the network; a robot that was told nothing is left as it was."""
         if self._closed:
             return
+        left = not self.statistics.sent  # whether the keeper is not needed any more
         try:
             end = self.now() + FAREWELL_SECONDS
-            while self.now() < end:
-                self.send(damping(self._kd))
+            while self.statistics.sent and self.now() < end:
+                with contextlib.suppress(Exception):  # the next one may get through
+                    self.send(damping(self._kd))
+                    left = True
                 self.sleep_until(self.now() + TICK)
         finally:
             if self._keeper is not None:
-                self._keeper.close()
+                self._keeper.close(goodbye=left)
             del self._reader, self._writer
             self._network.close()
             self._closed = True

@@ -20,16 +20,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bridge.__main__ import main
 from bridge.controller import Controller, load
 from bridge.dds import MAX_DOMAIN, Network
 from bridge.export import export
 from bridge.faults import FaultConfig
+from bridge.keeper import Keeper, TakenOverError
 from bridge.loop import Loop, LoopConfig
 from bridge.mujoco_robot import load_model
 from bridge.robot import PDTarget
+from bridge.robot import damping as limp
 from bridge.safety import Fault
 from bridge.simulated_robot import SimulatedRobot, SimulationConfig
-from bridge.unitree import G1_MOTORS, RemoteStopError, UnitreeG1, motor_indices
+from bridge.unitree import (
+    G1_MOTORS,
+    AnotherCommanderError,
+    MachineChangedError,
+    RemoteStopError,
+    UnitreeG1,
+    motor_indices,
+)
 from bridge.unitree_messages import COMMAND_TOPIC, STATE_TOPIC, IMUState_, LowCmd_, LowState_, MotorCmd_, MotorState_
 from bridge.unitree_packets import (
     LOW_CMD,
@@ -221,11 +231,12 @@ class Lockstep(UnitreeG1):
 
 
 @contextlib.contextmanager
-def both_ends(deployment, plant, simulation, kind=UnitreeG1):
+def both_ends(deployment, plant, simulation, kind=UnitreeG1, patience=None):
     """A simulated robot and what drives it, in this process; they meet on the network all the same."""
     network = Network(domain=next(DOMAINS))
     simulated = SimulatedRobot(plant, deployment, network, simulation)
-    robot = kind(deployment.joint_names, deployment.kd, network)
+    keeper = None if patience is None else Keeper(network, patience)
+    robot = kind(deployment.joint_names, deployment.kd, network, keeper)
     if isinstance(robot, Lockstep):
         robot.simulated = simulated
     try:
@@ -322,6 +333,72 @@ def test_states_that_are_not_to_be_trusted(pair):
     remote[2] = 0b1000  # "select"
     with pytest.raises(RemoteStopError):
         tell(wireless_remote=remote)
+
+
+def test_a_robot_that_becomes_another_variant_ends_the_run(pair):
+    """What the keeper would send repeats the variant of the start, and the robot would not obey it."""
+    simulated, robot, deployment = pair
+    simulated._record["mode_machine"] = 1
+    exchange(simulated, robot)
+    simulated._record["mode_machine"] = 5  # nothing has been commanded yet
+    assert exchange(simulated, robot) is not None
+    exchange(simulated, robot, limp(deployment.kd))
+    assert simulated.truth.counts["commands"] > simulated.truth.counts["refused"] == 0
+    simulated._record["mode_machine"] = 6
+    with pytest.raises(MachineChangedError):
+        exchange(simulated, robot)
+    assert robot._command["mode_machine"] == 6  # damping is for the robot as it is now
+
+
+def test_a_robot_that_somebody_else_commands_is_left_alone(standing):
+    _, deployment = load(standing)
+    plant = load_model(standing.with_suffix(".zip"))
+    with both_ends(deployment, plant, FOREVER_HELD, Lockstep) as (simulated, robot):
+        simulated.tick, tick = lambda: (other.write(PackedLowCmd(np.zeros((), LOW_CMD))), tick()), simulated.tick
+        other = robot._network.writer(COMMAND_TOPIC, PackedLowCmd)
+        with pytest.raises(AnotherCommanderError):
+            robot.wait(2.0)
+        robot.close()
+        assert robot.statistics.sent == 0
+
+
+@pytest.mark.parametrize("dead", ["keeper", "line"])
+def test_robot_damps_when_its_keeper_is_dead_or_its_driver_cannot_speak(dead, standing, monkeypatch):
+    """The simulated robot's own watchdog is off. A driver that is in good health has to speak, else the keeper."""
+    _, deployment = load(standing)
+    zero = np.zeros(deployment.num_joints)
+    stiff = PDTarget(deployment.default_joint_pos, zero, deployment.kp, deployment.kd, zero)
+    simulation = dataclasses.replace(FOREVER_HELD, command_timeout=1e9)
+    plant = load_model(standing.with_suffix(".zip"))
+    with both_ends(deployment, plant, simulation, patience=1.0) as (simulated, robot):
+        end = time.monotonic() + 15
+        while not (robot.read() and robot._ready()) and time.monotonic() < end:
+            exchange(simulated, robot, ticks=4)
+        exchange(simulated, robot, stiff)
+        assert simulated.robot.sent.kp.any()
+        if dead == "keeper":
+            robot._keeper._process.kill()
+            robot._keeper._process.wait()
+            with pytest.raises(TakenOverError):
+                robot.send(stiff)
+        else:
+
+            class Broken:
+                def write(self, sample):
+                    raise RuntimeError("injected")
+
+            robot._writer = Broken()
+        exchange(simulated, robot, ticks=4)
+        assert simulated.robot.sent.kp.any() == (dead == "line")  # before any farewell
+        keeper = robot._keeper
+        monkeypatch.setattr(robot._network, "close", lambda: None)  # it is the simulated robot's too
+        robot.close()
+        end = time.monotonic() + 2
+        while simulated.robot.sent.kp.any() and time.monotonic() < end:
+            simulated.tick()
+        assert not simulated.robot.sent.kp.any()
+        keeper._process.kill()
+        keeper._process.wait()
 
 
 FAULTS = {
@@ -456,6 +533,12 @@ def test_shipped_policy_walks_over_dds(tmp_path):
     with np.load(tmp_path / "truth.npz") as arrays:
         walked = arrays["time"] <= times["damping"]
         assert arrays["position"][walked][-1, 0] > 0.7, "the robot did not walk ahead"
+
+
+@pytest.mark.parametrize("command", ["robot", "robot-sim"])
+def test_an_interface_that_is_not_there_is_one_sentence(command, standing, capsys):
+    assert main([command, str(standing), "--interface", "nope0", "--domain", str(next(DOMAINS))]) == 2
+    assert "'nope0'" in capsys.readouterr().err
 
 
 def test_only_what_speaks_dds_needs_it():
