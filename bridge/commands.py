@@ -91,8 +91,11 @@ def read_profile(path: Path) -> Float[np.ndarray, "n 4"]:
         FileNotFoundError: there is no such file.
         ValueError: it has other columns, no rows, or its times do not grow.
     """
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error):
+        rows = []
     columns = ("time", "vx", "vy", "wz")
     if not rows or set(rows[0]) != set(columns):
         raise ValueError(f"'{path}' is no velocity profile: a CSV with the columns {', '.join(columns)} is needed.")
@@ -134,7 +137,7 @@ class Keyboard:
         while select.select([self._fd], [], [], 0.0)[0]:
             text = os.read(self._fd, 64).decode(errors="ignore")
             if not text:  # the terminal is gone, and with it the operator's stop
-                request = Request.STOP
+                request = request if request is Request.QUIT else Request.STOP
                 break
             for key in text:
                 request = self._press(key, request)

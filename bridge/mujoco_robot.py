@@ -214,9 +214,12 @@ def load_model(path: Path) -> mujoco.MjModel:
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no model at '{path}'; `--model` takes an MJCF, a .zip or a .mjb.")
-    if path.suffix == ".mjb":
-        return mujoco.MjModel.from_binary_path(str(path))
-    if path.suffix == ".zip":
-        with path.open("rb") as file:
-            return mujoco.MjSpec.from_zip(file).compile()
-    return mujoco.MjModel.from_xml_path(str(path))
+    try:
+        if path.suffix == ".mjb":
+            return mujoco.MjModel.from_binary_path(str(path))
+        if path.suffix == ".zip":
+            with path.open("rb") as file:
+                return mujoco.MjSpec.from_zip(file).compile()
+        return mujoco.MjModel.from_xml_path(str(path))
+    except ValueError as error:
+        raise ValueError(f"MuJoCo cannot read the model '{path}': {str(error).strip()}") from error

@@ -31,7 +31,12 @@ def simulate(
 
     Returns:
         Joint positions [rad] of each row, and which rows are starts (there they are the logged ones).
+
+    Raises:
+        ValueError: the window is not positive.
     """
+    if not window > 0:
+        raise ValueError(f"A window of {window:g} s: it must be positive.")
     robot = MujocoRobot(model, deployment, command_timeout=np.inf)
     every = max(2, round(window / deployment.control_dt))  # a start compares nothing
     q = np.zeros_like(rows["q"], dtype=float)

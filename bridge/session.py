@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,6 +76,8 @@ def open_operator(
     operator = Gamepad(deployment) if options.gamepad else Keyboard(deployment)
     stack.callback(operator.close)
     print(GAMEPAD_HELP if options.gamepad else KEYS_HELP)
+    if not options.gamepad and not sys.stdin.isatty():
+        print("The standard input is no terminal: keys are read from it until it ends, then the robot stays limp.")
     return operator if page is None else Browser(page, deployment, operator)
 
 

@@ -392,7 +392,10 @@ def test_keys_command_and_halt(exported):
     os.write(write_end, b"x")
     keyboard.poll(5.1)
     np.testing.assert_allclose(keyboard.poll(10.0)[0], 0.0)
+    os.write(write_end, b"q")
     os.close(write_end)
+    assert keyboard.poll(11.0)[1] is Request.QUIT  # the last word, though nothing can be said after it
+    assert keyboard.poll(12.0)[1] is Request.STOP
 
 
 # --- The command line ----------------------------------------------------------------------------------------------
@@ -429,15 +432,17 @@ def test_sim_and_replay_from_the_command_line(exported, tmp_path, capsys):
         (["fly"], "there is no subcommand 'fly'"),
         (["sim", "no.onnx"], "There is no exported policy at 'no.onnx'"),
         (["sim", "README.md"], "'README.md' is not an ONNX file"),
+        (["sim", "{policy}", "--model", "README.md"], "cannot read the model 'README.md'"),
+        (["sim", "{policy}", "--profile", "{policy}"], "is no velocity profile"),
         (["replay", "no/log"], "There is no log in 'no/log'"),
         (["export", "no/such/run"], "There is no policy at 'no/such/run'"),
         (["gains", "r2d2"], "There is no robot 'r2d2'"),
         (["gains", "g1", "--frequency", "-1"], "must be positive"),
     ],
 )
-def test_a_mistake_is_one_sentence(arguments, message, capsys, monkeypatch):
+def test_a_mistake_is_one_sentence(arguments, message, exported, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert main(arguments) == 2
+    assert main([argument.format(policy=exported) for argument in arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
 
