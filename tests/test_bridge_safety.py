@@ -80,13 +80,38 @@ class Late:
         return old[-1] if old else self.seen[0]
 
 
+KNEE, BEYOND = 3, 1.01  # index of a joint; share of a limit
+LIMITS = SafetyConfig()
+
+
+def beyond(limit):
+    """Something of the knee, a little beyond what `limit` makes of the robot."""
+
+    def lie_about(deployment):
+        field, value = limit(deployment)
+        return changed(field, KNEE, value)
+
+    return lie_about
+
+
+OUTSIDE = {
+    "knee beyond its range": (
+        beyond(lambda d: ("q", d.position_limits[KNEE, 1] + BEYOND * LIMITS.position_margin)),
+        Fault.POSITION,
+    ),
+    "knee before its range": (
+        beyond(lambda d: ("q", d.position_limits[KNEE, 0] - BEYOND * LIMITS.position_margin)),
+        Fault.POSITION,
+    ),
+    "fast joint": (beyond(lambda d: ("qd", -BEYOND * d.velocity_limit[KNEE])), Fault.VELOCITY),
+    "torque beyond its limit": (
+        beyond(lambda d: ("tau", -BEYOND * LIMITS.torque_factor * d.effort[KNEE])),
+        Fault.TORQUE,
+    ),
+}
 LIES = {
-    "knee beyond its range": (changed("q", 3, 3.2), Fault.POSITION),
-    "knee before its range": (changed("q", 3, -0.6), Fault.POSITION),
-    "fast joint": (changed("qd", 3, -20.5), Fault.VELOCITY),
-    "torque beyond its limit": (changed("tau", 3, -170.0), Fault.TORQUE),
-    "hot motor": (changed("temperature", 7, 86.0), Fault.TEMPERATURE),
-    "tilt": (tilted(51.0), Fault.TILT),
+    "hot motor": (changed("temperature", 7, BEYOND * LIMITS.temperature), Fault.TEMPERATURE),
+    "tilt": (tilted(BEYOND * LIMITS.tilt), Fault.TILT),
     **{
         f"NaN in {field}": (changed(field, 0, np.nan), Fault.NOT_FINITE)
         for field in ("q", "qd", "tau", "quaternion", "gyro", "temperature")
@@ -94,17 +119,18 @@ LIES = {
     "infinite velocity": (changed("qd", 2, np.inf), Fault.NOT_FINITE),
     "no attitude": (lambda state: dataclasses.replace(state, quaternion=np.zeros(4)), Fault.NOT_FINITE),
     "packets lost": (Held(frozen=False), Fault.STALE),
-    "packets delayed": (Late(0.015), Fault.STALE),
+    "packets delayed": (Late(1.5 * LIMITS.stale_seconds), Fault.STALE),
     "sensors frozen": (Held(frozen=True), Fault.FROZEN),
     "IMU frozen": (Stuck("quaternion", "gyro"), Fault.FROZEN),
     "joints frozen": (Stuck("q", "qd", "tau"), Fault.FROZEN),
 }
 
 
-@pytest.mark.parametrize("name", LIES)
+@pytest.mark.parametrize("name", [*OUTSIDE, *LIES])
 def test_a_bad_reading_ends_in_damping_at_once(policy, name):
-    lie, fault = LIES[name]
-    robot = LyingRobot(policy, lie, SINCE)
+    lie, fault = (OUTSIDE | LIES)[name]
+    robot = LyingRobot(policy, None if name in OUTSIDE else lie, SINCE)
+    robot.lie = robot.lie or lie(robot.deployment)
     loop = make_loop(robot)
     loop.run()
     assert [mode for _, mode, _ in loop.events] == [Mode.STAND_UP, Mode.POLICY, Mode.DAMPING]
@@ -147,11 +173,13 @@ def test_short_gaps_and_repeats_are_borne(policy):
 
 
 def test_torque_at_its_limit_is_a_fault_only_after_a_while(policy):
-    robot = LyingRobot(policy, changed("tau", 3, 139.0), SINCE)
-    loop = make_loop(robot, seconds=1.0)
+    robot = LyingRobot(policy, None, SINCE)
+    robot.lie = changed("tau", KNEE, robot.deployment.effort[KNEE])
+    loop = make_loop(robot, seconds=SINCE + 2 * LIMITS.saturation_seconds)
     loop.run()
     assert loop.events[-1][2] is Fault.TORQUE
-    assert SINCE + 0.49 <= robot.damped_at() <= SINCE + 0.5 + WITHIN
+    waited = SINCE + LIMITS.saturation_seconds
+    assert waited - loop.period - 1e-9 <= robot.damped_at() <= waited + WITHIN
 
 
 def test_a_robot_that_falls_is_limp_before_it_is_down(policy):
@@ -317,7 +345,7 @@ def test_an_action_that_is_not_finite_never_reaches_the_robot(policy):
 def test_a_loop_that_is_late_ends_in_damping(policy):
     robot = LyingRobot(policy)
     sleep = robot.sleep_until
-    pause = 0.030
+    pause = 1.5 * LIMITS.overrun_seconds
     robot.sleep_until = lambda time: sleep(time + pause * (abs(time - SINCE) < 1e-6))  # the process is not scheduled
     loop = make_loop(robot)
     loop.run()
@@ -331,8 +359,7 @@ def test_a_loop_that_is_late_ends_in_damping(policy):
 def test_a_tick_that_takes_too_long_ends_in_damping(policy, where):
     """Time passes inside the tick: a slow network, a slow disk, a slow terminal."""
     robot, script = LyingRobot(policy), Script()
-    safety = SafetyConfig()
-    pause = 1.5 * safety.overrun_seconds
+    pause = 1.5 * LIMITS.overrun_seconds
 
     def dawdle(*_):
         if robot.data.time >= SINCE - 1e-9 and not dawdled:
@@ -344,14 +371,14 @@ def test_a_tick_that_takes_too_long_ends_in_damping(policy, where):
 
     dawdled = []
     options = {"recorder": {"recorder": Slow()}, "on_tick": {"on_tick": dawdle}}.get(where, {})
-    loop = make_loop(robot, script, safety=safety, **options)
+    loop = make_loop(robot, script, **options)
     if where == "controller":
         step = robot.controller.step
         robot.controller.step = lambda *a: (dawdle(), step(*a))[1]
     loop.run()
     assert loop.events[-1][1:] == (Mode.DAMPING, Fault.OVERRUN)
     assert robot.damped_at() <= dawdled[0] + pause + loop.period + 1e-9  # in the very next tick
-    assert loop.overruns == 1 and loop.lateness.largest > safety.overrun_seconds
+    assert loop.overruns == 1 and loop.lateness.largest > LIMITS.overrun_seconds
     assert len(robot.told) < 0.4 / loop.period  # the ticks that were missed are not made up for
 
 
@@ -390,7 +417,7 @@ def test_joints_damp_by_themselves_when_nobody_speaks(policy):
 
 
 def test_after_a_fault_the_robot_moves_again_only_when_it_is_gone_and_asked_to(policy):
-    hot = changed("temperature", 0, 99.0)
+    hot = changed("temperature", 0, BEYOND * LIMITS.temperature)
     robot = LyingRobot(policy, lambda state: hot(state) if state.time < 0.3 else state, SINCE)
     loop = make_loop(robot, Script({0.25: Request.STAND, 0.28: Request.WALK, 0.35: Request.STAND}), seconds=0.4)
     loop.run()
@@ -439,7 +466,8 @@ def test_commands_change_slowly_and_stay_within_what_was_trained(policy):
     commands = [np.zeros(3)]
     commands += [limit(np.array([9.0, -9.0, 9.0]), 0.02 * k).copy() for k in range(100)]
     assert (np.abs(np.diff(commands, axis=0)) <= 0.02 * np.array(RATE) + 1e-12).all()
-    np.testing.assert_allclose(commands[-1], [1.0, -0.4, 1.0])  # the ends of the ranges of the training
+    (ahead, _), (_, right), (turn, _) = robot.deployment.command_ranges[:, ::-1]
+    np.testing.assert_allclose(commands[-1], [ahead, right, turn])  # the ends of the ranges of the training
     np.testing.assert_array_equal(limit(np.array([np.nan, 0.0, 0.0]), 99.0), 0.0)
 
 
