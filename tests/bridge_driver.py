@@ -12,6 +12,7 @@ from bridge.dds import Network
 from bridge.keeper import Keeper
 from bridge.loop import Loop, LoopConfig
 from bridge.machine import Mode, Request
+from bridge.priority import ask_for_real_time
 from bridge.robot import RobotState
 from bridge.safety import SafetyConfig
 from bridge.unitree import UnitreeG1
@@ -42,10 +43,11 @@ class Operator:
 
 def main(policy: str, domain: str, seconds: str, options: str) -> None:
     given = json.loads(options)
+    ask_for_real_time()
     controller = Controller(Path(policy))
     deployment = controller.deployment
     network = Network(domain=int(domain))
-    keeper = Keeper(network) if given["kept"] else None
+    keeper = Keeper(network, given["keeper_seconds"]) if given["keeper_seconds"] else None
     robot = UnitreeG1(deployment.joint_names, deployment.kd, network, keeper)
     operator = Operator(np.array(given["command"], float), given["stand_seconds"])
     safety = SafetyConfig(stale_seconds=0.1, overrun_seconds=0.1) if given["patient"] else SafetyConfig()
