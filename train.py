@@ -11,6 +11,7 @@ configuration is a flag; `train.py train --help` lists them all.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -70,7 +71,12 @@ def train(arguments: list[str]) -> int:
     from learning import record
 
     run_dir = config.resume or record.new_run_directory(config.name or config.env.robot.rpartition(":")[2], config.runs)
-    result = launch(config, run_dir, resume=config.resume is not None)
+    try:
+        result = launch(config, run_dir, resume=config.resume is not None)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            run_dir.rmdir()  # only if it is empty: nothing had begun
+        raise
     print(f"Learning curve: {result.run_dir / 'learning_curve.png'}")
     if config.video_seconds > 0:
         _film(result.policy, config.env, result.run_dir / "policy.mp4", config.video_seconds, (0.5, 0.0, 0.0))

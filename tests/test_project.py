@@ -151,6 +151,7 @@ def test_a_mistake_is_one_sentence(arguments, message, capsys, monkeypatch):
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+    assert not list((ROOT / "runs").glob("r2d2*")), "a run that never began left a directory"
 
 
 @pytest.mark.parametrize(
