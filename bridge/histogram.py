@@ -1,4 +1,4 @@
-"""How long things took: a histogram that costs an increment to add to, over ten decades of time."""
+"""How long things took: a histogram that costs an increment to add to, over nine decades of time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Histogram:
         return min(SMALLEST * 10.0 ** ((index + 1) / BINS_PER_DECADE), self.largest)
 
     def __str__(self) -> str:
-        """Quantiles in ms, and a bar for each third of a decade that holds anything."""
+        """Quantiles in ms, and a bar for each fifth of a decade that holds anything."""
         total = int(self.counts.sum())
         if not total:
             return "nothing was measured"
