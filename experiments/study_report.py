@@ -2,34 +2,56 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
-from experiments.study_runs import CROSSING
+from experiments.headline import headline
+from experiments.study_curves import COLD, COLOURS, band, calm, load, start_cold
 from learning import record
-from learning.gate_report import JSON_FILE
+from learning.gate import Bars
 
 CURVES = {  # metrics of the training that mean the same for every variant
     "score/lin_vel": "velocity score [-]",
     "mean_velocity_error": "mean velocity error [m/s]",
     "mean_yaw_rate_error": "mean yaw-rate error [rad/s]",
 }
-FIGURES = {  # of the gate, and how much worse a point is drawn
+CLOCKS = {"env_steps": "samples [million]", COLD: "wall-clock time, compilation included [min]"}
+FIGURES = {  # of the gate: what is drawn
     "velocity_error": "velocity error [m/s]",
     "yaw_rate_error": "yaw-rate error [rad/s]",
     "push_survival": "kicks of 0.5 m/s survived",
+    "cost_of_transport": "cost of transport",
+    "foot_slip": "slip of the soles [m/s]",
     "joint_limit_violated": "joint beyond its range [of time]",
 }
-COLOURS = ("#1f5fa8", "#b3541e", "#2e8b57", "#8a4f9e", "#c2388a", "#6b6b6b", "#b8860b")
+MARK = {"marker": "x", "markersize": 9, "markeredgewidth": 2.0}
+FACTS = {  # of the table: title, by what a value is multiplied, digits
+    "env_steps": ("samples [million]", 1e-6, 0),
+    "steps_per_second": ("samples/s, median over iterations [k]", 1e-3, 0),
+    "minutes": ("minutes in all", 1.0, 2),
+    "first_row_minutes": ("of them until the first iteration was over", 1.0, 2),
+    "gate/passed_after_env_steps": ("first policy through the gate [million samples]", 1e-6, 1),
+    "gate/passed_after_minutes": ("after [min]", 1.0, 2),
+    f"gate/passed_after_{COLD}": ("after [min], had it compiled", 1.0, 2),
+    "gate/falls": ("falls", 1.0, 0),
+    "gate/velocity_error": ("velocity error [m/s]", 1.0, 3),
+    "gate/yaw_rate_error": ("yaw-rate error [rad/s]", 1.0, 3),
+    "gate/push_survival": ("kicks of 0.5 m/s survived [%]", 100.0, 1),
+    "gate/push_survival_1": ("kicks of 1 m/s survived [%]", 100.0, 1),
+    "gate/velocity_error_instantaneous": ("error of the momentary velocity [m/s]", 1.0, 3),
+    "gate/power": ("mechanical power [W]", 1.0, 0),
+    "gate/cost_of_transport": ("cost of transport", 1.0, 2),
+    "gate/foot_slip": ("slip of the soles [m/s]", 1.0, 3),
+    "gate/joint_limit_violated": ("a joint beyond its range [% of time]", 100.0, 2),
+    "gate/self_collision": ("self-collision [% of time]", 100.0, 3),
+}
 
 
 def report(study: str, names: tuple[str, ...], seeds: tuple[int, ...], runs: Path, out: Path) -> str:
-    """Writes `<study>.json` and `<study>.png`.
+    """Writes `<study>.json` and `<study>.png`, and for the study `guidance` the figure of the first page.
 
     Args:
         study: its name.
@@ -43,138 +65,118 @@ def report(study: str, names: tuple[str, ...], seeds: tuple[int, ...], runs: Pat
     """
     found = {name: [run for seed in seeds if (run := load(runs / f"{name}_seed{seed}"))] for name in names}
     found = {name: several for name, several in found.items() if several}
+    for several in found.values():
+        start_cold(several)
     out.mkdir(parents=True, exist_ok=True)
     rows = [summary(name, several) for name, several in found.items()]
-    record.write_json(out / f"{study}.json", {"study": study, "seeds": list(seeds), "variants": rows})
-    draw(study, found, out / f"{study}.png")
-    return f"{table(rows)}\n{out / f'{study}.json'}, {out / f'{study}.png'}"
-
-
-def load(run_dir: Path) -> dict[str, Any] | None:
-    """One run: its curve, what the gate found, when it first passed; None if there is no curve yet."""
-    rows = record.read_metrics(run_dir)
-    if not rows:
-        return None
-    gate, crossed = ((run_dir / name) for name in (JSON_FILE, CROSSING))
-    return {
-        "curve": rows,
-        "facts": record.training_facts(run_dir),
-        "gate": json.loads(gate.read_text()) if gate.exists() else None,
-        "crossing": json.loads(crossed.read_text()) if crossed.exists() else None,
-    }
+    written = [out / f"{study}.json", out / f"{study}.png"]
+    record.write_json(written[0], {"study": study, "seeds": list(seeds), "variants": rows})
+    draw(study, found, written[1])
+    if study == "guidance":
+        written.append(out / f"{study}_headline.png")
+        headline(found, written[-1])
+    return f"{table(rows)}\n{', '.join(map(str, written))}"
 
 
 def summary(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean, least and greatest over the seeds of everything that the table shows; None where nothing was measured."""
-    last = [run["curve"][-1] for run in runs]
+    """Everything that the table shows, of each seed and over the seeds; None where nothing was measured."""
+    curves = [run["curve"] for run in runs]
+    gates, crossings = ([run[what] or {} for run in runs] for what in ("gate", "crossing"))
     values: dict[str, list[Any]] = {
-        "env_steps": [row["env_steps"] for row in last],
-        "minutes": [row["minutes"] for row in last],
-        "steps_per_second": [row.get("perf/env_steps_per_second") for row in last],
-        **{key: [row.get(key) for row in last] for key in CURVES},
+        **{key: [curve[-1].get(key) for curve in curves] for key in ("env_steps", "minutes", *CURVES)},
+        "first_row_minutes": [curve[0].get("minutes") for curve in curves],
+        "steps_per_second": [_median(curve, "perf/env_steps_per_second") for curve in curves],
     }
-    gates = [run["gate"] for run in runs if run["gate"]]
-    for key in ("falls", *FIGURES, "power", "foot_slip", "self_collision"):
+    for key in ("env_steps", "minutes", COLD):
+        values[f"gate/passed_after_{key}"] = [crossing.get(key) for crossing in crossings]
+    for key in ("falls", *FIGURES, "velocity_error_instantaneous", "power", "self_collision"):
         values[f"gate/{key}"] = [gate.get(key) for gate in gates]
-    values["gate/passed_after_minutes"] = [run["crossing"]["minutes"] for run in runs if run["crossing"]]
+    values["gate/push_survival_1"] = [gate.get("push_survival_by_strength", {}).get("1") for gate in gates]
     facts = runs[0]["facts"]
     return {
         "variant": name,
-        "runs": len(runs),
+        "runs": [run["name"] for run in runs],
         "gpu": facts["gpu"],
         "versions": facts["train_versions"],
-        "passed": [gate["passed"] for gate in gates],
+        "passed": [gate.get("passed") for gate in gates],
         **{key: _spread(found) for key, found in values.items()},
     }
 
 
-def _spread(values: list[Any]) -> dict[str, float] | None:
-    known = [float(value) for value in values if value is not None and math.isfinite(value)]
-    return {"mean": float(np.mean(known)), "min": min(known), "max": max(known)} if known else None
+def _median(curve: list[dict[str, Any]], key: str) -> float | None:
+    known = [row[key] for row in curve if row.get(key) is not None]
+    return float(np.median(known)) if known else None
+
+
+def _spread(values: list[Any]) -> dict[str, Any] | None:
+    each = [float(value) if value is not None and math.isfinite(value) else None for value in values]
+    known = [value for value in each if value is not None]
+    return {"mean": float(np.mean(known)), "min": min(known), "max": max(known), "each": each} if known else None
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """A line a variant: means over its seeds, with the range."""
-    columns = {
-        "env_steps": ("samples [M]", 1e-6),
-        "minutes": ("minutes", 1.0),
-        "gate/passed_after_minutes": ("passes after [min]", 1.0),
-        "gate/falls": ("falls", 1.0),
-        "gate/velocity_error": ("velocity error [m/s]", 1.0),
-        "gate/yaw_rate_error": ("yaw-rate error [rad/s]", 1.0),
-        "gate/push_survival": ("kicks survived [%]", 100.0),
-    }
+    """A column a variant: the mean over its seeds, unless one has none, and in brackets each seed."""
+    verdicts = {None: "–", True: "passed", False: "failed"}
     lines = [
-        "| variant | seeds | " + " | ".join(title for title, _ in columns.values()) + " |",
-        "|---|--:|" + "--:|" * len(columns),
+        "| | " + " | ".join(row["variant"] for row in rows) + " |",
+        "|---" * (len(rows) + 1) + "|",
+        "| gate | " + " | ".join(", ".join(verdicts[passed] for passed in row["passed"]) for row in rows) + " |",
     ]
-    for row in rows:
-        cells = " | ".join(_cell(row[key], scale) for key, (_, scale) in columns.items())
-        lines.append(f"| {row['variant']} | {row['runs']} | {cells} |")
+    for key, (title, scale, digits) in FACTS.items():
+        lines.append(f"| {title} | " + " | ".join(_cell(row[key], scale, digits) for row in rows) + " |")
     return "\n".join(lines)
 
 
-def _cell(spread: dict[str, float] | None, scale: float) -> str:
+def _cell(spread: dict[str, Any] | None, scale: float, digits: int) -> str:
     if spread is None:
         return "–"
-    low, mean, high = (scale * spread[key] for key in ("min", "mean", "max"))
-    return f"{mean:.3g}" if low == high else f"{mean:.3g} ({low:.3g}…{high:.3g})"
+    each = ["–" if value is None else f"{scale * value:.{digits}f}" for value in spread["each"]]
+    if None in spread["each"]:  # a mean over those that passed would flatter
+        return ", ".join(each)
+    return each[0] if len(set(each)) == 1 else f"{scale * spread['mean']:.{digits}f} ({', '.join(each)})"
 
 
 def draw(study: str, found: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Curves over samples and over time with the range of the seeds, and the gate's figures, a point a seed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.lines import Line2D
 
-    figure = Figure(figsize=(4.2 * len(FIGURES), 9.6), layout="constrained")
+    figure = Figure(figsize=(14.0, 12.0), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
     FigureCanvasAgg(figure)
-    upper, lower = np.ravel(np.array(figure.subfigures(2, 1, height_ratios=(2, 1))))
-    axes = upper.subplots(2, len(CURVES), squeeze=False, sharey="col")
-    for axis_row, (x, label) in zip(
-        axes, (("env_steps", "samples [million]"), ("minutes", "wall-clock time [min]")), strict=True
-    ):
+    upper, lower = np.ravel(np.array(figure.subfigures(2, 1, height_ratios=(3, 2))))
+    axes = upper.subplots(2, len(CURVES), sharey="col")
+    for axis_row, (x, label) in zip(axes, CLOCKS.items(), strict=True):
         for axis, (key, title) in zip(axis_row, CURVES.items(), strict=True):
             for colour, runs in zip(COLOURS, found.values(), strict=False):
-                _band(axis, runs, x, key, colour)
+                band(axis, runs, x, key, colour, MARK)
             axis.set(xlabel=label, ylabel=title)
-            axis.grid(alpha=0.25, linewidth=0.6)
-            axis.spines[["top", "right"]].set_visible(False)
-    lines = [Line2D([], [], color=colour, label=name) for colour, name in zip(COLOURS, found, strict=False)]
-    axes[0][0].legend(handles=lines, frameon=False)
-    for axis, (key, title) in zip(lower.subplots(1, len(FIGURES)), FIGURES.items(), strict=True):
-        for i, (colour, runs) in enumerate(zip(COLOURS, found.values(), strict=False)):
-            values = [run["gate"][key] for run in runs if run["gate"] and run["gate"][key] is not None]
-            axis.plot(values, [i] * len(values), "o", color=colour, alpha=0.8)
-        axis.set_yticks(range(len(found)), list(found))
-        axis.set_ylim(len(found) - 0.5, -0.5)
+            axis.set_xlim(left=0.0)
+            axis.set_ylim(bottom=0.0)
+            calm(axis)
+    for axis, (key, title) in zip(np.ravel(lower.subplots(2, 3)), FIGURES.items(), strict=True):
+        _points(axis, found, key)
         axis.set(xlabel=title)
-        axis.grid(alpha=0.25, linewidth=0.6)
-        axis.spines[["top", "right"]].set_visible(False)
+    names = [Line2D([], [], color=colour, label=name) for colour, name in zip(COLOURS, found, strict=False)]
+    cross = Line2D([], [], color="0.4", linestyle="none", label="first policy through the gate", **MARK)
     seeds = max((len(runs) for runs in found.values()), default=0)
-    plural = "s" if seeds != 1 else ""
-    upper.suptitle(f"{study}: {seeds} seed{plural}, band: their range; cross: first policy through the gate")
-    lower.suptitle("the last policies in C MuJoCo, a point a seed")
-    figure.savefig(path, dpi=130)
+    axes[0][0].legend(handles=[*names, cross], loc="lower right", frameon=False)
+    upper.suptitle(f"{study}: mean and range of {seeds} seed{'s' if seeds != 1 else ''}", fontsize=13)
+    lower.suptitle("the last policies in C MuJoCo, a point a seed; dashed: the gate's bar", fontsize=13)
+    figure.savefig(path, dpi=110)
 
 
-def _band(axis: Any, runs: list[dict[str, Any]], x: str, key: str, colour: str) -> None:
-    """The mean over the seeds as far as all of them go, their range, and where each first passed the gate."""
-    scale = 1e-6 if x == "env_steps" else 1.0
-    curves = [_points(run["curve"], x, key) for run in runs]
-    curves = [curve for curve in curves if len(curve)]
-    if not curves:
-        return
-    grid = np.linspace(max(curve[0, 0] for curve in curves), min(curve[-1, 0] for curve in curves), 200)
-    values = np.array([np.interp(grid, curve[:, 0], curve[:, 1]) for curve in curves])
-    axis.plot(scale * grid, values.mean(0), color=colour, linewidth=1.6)
-    axis.fill_between(scale * grid, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
-    for run in runs:
-        crossed = (run["crossing"] or {}).get(x)
-        if crossed is not None:
-            axis.plot(scale * crossed, np.interp(crossed, grid, values.mean(0)), "x", color=colour, markersize=9)
-
-
-def _points(curve: list[dict[str, Any]], x: str, key: str) -> Float[np.ndarray, "n 2"]:
-    pairs = [(row[x], row[key]) for row in curve if row.get(x) is not None and row.get(key) is not None]
-    return np.array(pairs, float).reshape(-1, 2)
+def _points(axis: Any, found: dict[str, list[dict[str, Any]]], key: str) -> None:
+    """One of the gate's figures: a row a variant, a point a seed, a line for the bar if there is one."""
+    for i, (colour, runs) in enumerate(zip(COLOURS, found.values(), strict=False)):
+        values = [run["gate"][key] for run in runs if run["gate"] and run["gate"].get(key) is not None]
+        axis.plot(values, [i] * len(values), "o", color=colour, alpha=0.75, markersize=8, clip_on=False)
+    bar = vars(Bars()).get(key)
+    if bar is not None:
+        axis.axvline(bar, color="0.3", linewidth=1.0, linestyle="--")
+    axis.set_yticks(range(len(found)), list(found))
+    axis.set_ylim(len(found) - 0.5, -0.5)
+    axis.set_xlim((0.9, 1.0) if key == "push_survival" and axis.get_xlim()[0] > 0.9 else (0.0, None))
+    axis.locator_params(axis="x", nbins=5)
+    calm(axis)

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib import colors, image
 from toy_env import PointMass
 
 from envs import velocity
-from experiments import study, study_report, study_runs, variants
+from experiments import headline, study, study_curves, study_report, study_runs, variants
 from experiments.presets import TrainConfig, preset
 from experiments.study import STUDIES, StudyConfig
 from learning import record
@@ -121,10 +122,10 @@ def test_the_first_policy_that_passes_is_found_by_bisection(tmp_path, first):
     assert len(asked) == len(set(asked)) <= 4
 
 
-def write_run(run_dir, slope, falls, crossing):
+def write_run(run_dir, slope, falls, crossing, start=1.0):
     run_dir.mkdir(parents=True)
     rows = [
-        {"env_steps": i * 1e6, "minutes": 1.0 + i / 10, **dict.fromkeys(study_report.CURVES, 1.0 - slope * i)}
+        {"env_steps": i * 1e6, "minutes": start + i / 10, **dict.fromkeys(study_report.CURVES, 1.0 - slope * i)}
         for i in range(1, 6)
     ]
     (run_dir / record.METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -132,8 +133,14 @@ def write_run(run_dir, slope, falls, crossing):
     gate = {"passed": falls == 0, "falls": falls, **dict.fromkeys(study_report.FIGURES, 0.1 + 0.1 * falls)}
     record.write_json(run_dir / "gate.json", gate)
     record.write_json(
-        run_dir / study_runs.CROSSING, {"env_steps": crossing, "minutes": crossing and 1.0 + crossing / 1e7}
+        run_dir / study_runs.CROSSING, {"env_steps": crossing, "minutes": crossing and start + crossing / 1e7}
     )
+
+
+def loaded(run_dir):
+    run = study_curves.load(run_dir)
+    assert run is not None
+    return run
 
 
 def test_a_run_belongs_to_one_process_at_a_time(tmp_path, capsys):
@@ -149,18 +156,56 @@ def test_a_run_belongs_to_one_process_at_a_time(tmp_path, capsys):
 
 def test_the_report_is_the_mean_and_the_range_over_the_seeds_that_there_are(tmp_path):
     write_run(tmp_path / "mpc_seed0", 0.1, 0, 3e6)
-    write_run(tmp_path / "mpc_seed1", 0.2, 2, None)
+    write_run(tmp_path / "mpc_seed1", 0.2, 2, None, start=3.0)
     write_run(tmp_path / "base_seed0", 0.0, 1, None)
     text = study_report.report("guidance", ("mpc", "base", "reference"), (0, 1, 2), tmp_path, tmp_path / "out")
     rows = json.loads((tmp_path / "out" / "guidance.json").read_text())["variants"]
-    assert [(row["variant"], row["runs"]) for row in rows] == [("mpc", 2), ("base", 1)]  # reference was not run
-    assert rows[0]["gate/falls"] == {"mean": 1.0, "min": 0.0, "max": 2.0}
+    assert [row["runs"] for row in rows] == [["mpc_seed0", "mpc_seed1"], ["base_seed0"]]  # reference was not run
+    assert rows[0]["gate/falls"] == {"mean": 1.0, "min": 0.0, "max": 2.0, "each": [0.0, 2.0]}
     assert rows[0]["passed"] == [True, False]
     np.testing.assert_allclose(rows[0]["score/lin_vel"]["mean"], 0.25)
     np.testing.assert_allclose(rows[0]["gate/passed_after_minutes"]["mean"], 1.3)
+    np.testing.assert_allclose(rows[0]["gate/passed_after_cold_minutes"]["mean"], 3.3)  # as late as seed 1 began
     assert rows[1]["gate/passed_after_minutes"] is None
-    assert "| mpc | 2 |" in text and "| base | 1 |" in text
+    lines = text.splitlines()
+    assert lines[0] == "| | mpc | base |"
+    assert "| falls | 1 (0, 2) | 1 |" in lines and "| gate | passed, failed | failed |" in lines
+    assert "| after [min] | 1.30, – | – |" in lines  # no mean of those that passed alone
     assert (tmp_path / "out" / "guidance.png").stat().st_size > 10_000
+
+
+def colours_of(path):
+    return {tuple(pixel) for pixel in np.unique((image.imread(path)[..., :3] * 255).round().reshape(-1, 3), axis=0)}
+
+
+def test_the_headline_shows_mpc_rl_beside_base_rl_and_nothing_else(tmp_path):
+    blue, brown = (tuple(255 * x for x in colors.to_rgb(colour)) for colour in study_curves.COLOURS[:2])
+    for name in ("mpc", "base", "reference"):
+        write_run(tmp_path / f"{name}_seed0", 0.1, 0, 3e6)
+    study_report.report("guidance", ("mpc", "base", "reference"), (0,), tmp_path, tmp_path)
+    found = {name: [loaded(tmp_path / f"{name}_seed0")] for name in ("mpc", "reference")}
+    study_curves.start_cold(found["mpc"])
+    headline.headline(found, tmp_path / "alone.png")
+    assert {blue, brown} <= colours_of(tmp_path / "guidance_headline.png")
+    assert blue in (alone := colours_of(tmp_path / "alone.png")) and brown not in alone
+
+
+def test_seeds_are_compared_as_if_each_had_compiled(tmp_path):
+    for seed, start in enumerate((0.2, 1.0, 0.4)):
+        write_run(tmp_path / f"mpc_seed{seed}", 0.1, 0, 3e6, start)
+    runs = [loaded(tmp_path / f"mpc_seed{seed}") for seed in range(3)]
+    study_curves.start_cold(runs)
+    for run in runs:
+        np.testing.assert_allclose([row["cold_minutes"] for row in run["curve"]], 1.0 + np.arange(1, 6) / 10)
+        np.testing.assert_allclose(run["crossing"]["cold_minutes"], 1.3)
+
+
+def test_smoothing_keeps_a_line_and_leaves_out_what_was_not_measured():
+    rows = [{"minutes": i / 60, "score": None if i == 7 else 1.0 + 2.0 * i / 60} for i in range(500)]
+    curve = study_curves.smooth(rows, "minutes", "score")
+    assert 490 < len(curve) < 500
+    np.testing.assert_allclose(curve[:, 1], 1.0 + 2.0 * curve[:, 0])
+    assert study_curves.smooth(rows[7:8], "minutes", "score").shape == (0, 2)
 
 
 def test_settings_take_the_study_into_account():
