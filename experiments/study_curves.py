@@ -56,6 +56,13 @@ def smooth(curve: list[dict[str, Any]], x: str, key: str) -> Float[np.ndarray, "
     return np.stack([np.convolve(column, np.full(width, 1.0 / width), "valid") for column in points.T], axis=1)
 
 
+def settled(points: Float[np.ndarray, "n 2"], below: float) -> float | None:
+    """From where on a smoothed curve stays below a value; None if it ends above it."""
+    above = np.flatnonzero(points[:, 1] >= below)
+    first = above[-1] + 1 if len(above) else 0
+    return float(points[first, 0]) if first < len(points) else None
+
+
 def band(axis: Any, runs: list[dict[str, Any]], x: str, key: str, colour: str, mark: dict[str, Any]) -> None:
     """The mean over the seeds as far as all of them go, their range, and where each first passed the gate.
 

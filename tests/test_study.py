@@ -170,7 +170,7 @@ def test_the_report_is_the_mean_and_the_range_over_the_seeds_that_there_are(tmp_
     lines = text.splitlines()
     assert lines[0] == "| | mpc | base |"
     assert "| falls | 1 (0, 2) | 1 |" in lines and "| gate | passed, failed | failed |" in lines
-    assert "| after [min] | 1.30, – | – |" in lines  # no mean of those that passed alone
+    assert "| first policy through the gate after [min] | 1.30, – | – |" in lines  # no mean of those that passed alone
     assert (tmp_path / "out" / "guidance.png").stat().st_size > 10_000
 
 
@@ -206,6 +206,13 @@ def test_smoothing_keeps_a_line_and_leaves_out_what_was_not_measured():
     assert 490 < len(curve) < 500
     np.testing.assert_allclose(curve[:, 1], 1.0 + 2.0 * curve[:, 0])
     assert study_curves.smooth(rows[7:8], "minutes", "score").shape == (0, 2)
+
+
+def test_a_curve_has_settled_where_it_last_came_from_above():
+    curve = np.array([[0.0, 0.1], [1.0, 0.5], [2.0, 0.15], [3.0, 0.3], [4.0, 0.19], [5.0, 0.1]])
+    assert study_curves.settled(curve, 0.2) == 4.0  # it begins below, and dips once
+    assert study_curves.settled(curve[:4], 0.2) is None
+    assert study_curves.settled(curve, 1.0) == 0.0
 
 
 def test_settings_take_the_study_into_account():

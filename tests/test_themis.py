@@ -4,6 +4,7 @@ One program is compiled: a reset, one control step of eight robots, and the kine
 """
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from envs import symmetry, velocity
 from envs.config import NO_PUSHES, NO_RANDOMIZATION, ResetConfig, VelocityConfig
 from envs.physics import PhysicsState, nominal_params
 from envs.robots import THEMIS, RobotModel, compile_robot, get_robot
+from learning.policy import load_policy
 
 BATCH = 8
 # Released with arXiv 2606.05687: range [rad], Kp [N m/rad], Kd [N m s/rad], torque limit [N m], armature [kg m^2], and
@@ -78,6 +80,14 @@ def nominal(robot: RobotModel) -> mujoco.MjData:
     data.qpos[:] = robot.default_qpos
     mujoco.mj_forward(robot.mj_model, data)
     return data
+
+
+def test_the_recorded_policy_is_for_this_robot(robot: RobotModel):
+    policy = load_policy(Path(__file__).parents[1] / "experiments" / "results" / "themis_walk" / "policy.npz")
+    assert policy.metadata["robot"] == "themis"
+    assert tuple(policy.metadata["joint_names"]) == tuple(robot.joint_names)
+    for name in ("action_scale", "kp", "kd", "default_joint_pos"):
+        np.testing.assert_allclose(policy.metadata[name], getattr(robot, name), rtol=1e-5, atol=1e-6)
 
 
 def test_joints_and_masses_are_the_published_ones(robot: RobotModel):
