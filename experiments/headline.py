@@ -57,10 +57,11 @@ def headline(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
 def _crossings(axis: Any, shown: dict[str, list[dict[str, Any]]]) -> None:
     """When the seeds first passed, a row a variant under the curves, where they do not hide one another."""
-    place = {"transform": axis.get_xaxis_transform(), "clip_on": False}
     for i, (colour, runs) in enumerate(zip(COLOURS, shown.values(), strict=False)):
         times = [run["crossing"][COLD] for run in runs if run["crossing"] and run["crossing"].get(COLD) is not None]
-        axis.plot(times, [0.13 - 0.07 * i] * len(times), color=colour, alpha=0.7, **DOT, **place)
+        axis.plot(
+            times, [0.13 - 0.07 * i] * len(times), color=colour, alpha=0.7, **DOT, transform=axis.get_xaxis_transform()
+        )
     axis.text(
         0.03, 0.09, "first policy through the gate, a dot a seed", color=GREY, va="center", transform=axis.transAxes
     )

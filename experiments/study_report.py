@@ -183,6 +183,8 @@ def _points(axis: Any, found: dict[str, list[dict[str, Any]]], key: str) -> None
     """One of the gate's figures: a row a variant, a point a seed, a line for the bar if there is one."""
     for i, (colour, runs) in enumerate(zip(COLOURS, found.values(), strict=False)):
         values = [run["gate"][key] for run in runs if run["gate"] and run["gate"].get(key) is not None]
+        if not values:  # an empty line without a clip has no extent, and undoes the layout
+            continue
         axis.plot(values, [i] * len(values), "o", color=colour, alpha=0.75, markersize=8, clip_on=False)
     bar = vars(Bars()).get(key)
     if bar is not None:

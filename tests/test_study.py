@@ -230,9 +230,9 @@ def test_a_small_study_from_end_to_end(tmp_path, capsys, monkeypatch):
     size = ["--preset", "cpu", "--num-envs", "4", "--env-steps", "192", "--seeds", "0", "--episodes", "0"]
     where = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
     assert study.main(["guidance", *size, *where]) == 0
-    assert "going on" not in capsys.readouterr().out
+    assert "mpc_seed0: training" in (out := capsys.readouterr().out) and "going on" not in out
     assert study.main(["guidance", *size, *where]) == 0  # nothing left to do
     rows = json.loads((tmp_path / "out" / "guidance.json").read_text())["variants"]
     assert [(row["variant"], row["env_steps"]["mean"]) for row in rows] == [(n, 192) for n in STUDIES["guidance"]]
     assert all(0 < row["score/lin_vel"]["mean"] <= 1 for row in rows)
-    assert "training" not in capsys.readouterr().out
+    assert "_seed0: training" not in capsys.readouterr().out
