@@ -29,6 +29,8 @@ class TrainingBenchmarkConfig:
     """Robots; empty for 64 on a CPU, 1024 to 16384 on a GPU."""
     every: tuple[int, ...] = (1, 10)
     """Control steps between solves; 1 is guidance at control rate."""
+    tolerance: float = 1e-3
+    """Of the solver."""
     iterations: int = 5
     """Timed iterations of training."""
     out: Path = Path(__file__).parent / "results" / "training"
@@ -62,11 +64,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def measure_all(config: TrainingBenchmarkConfig, sizes: tuple[int, ...]) -> Iterator[dict[str, Any]]:
     """One process a size: all compile at once, then each has the device to itself."""
-    every = [str(k) for k in config.every]
     command = [sys.executable, "-m", "experiments.benchmark_training", "--iterations", str(config.iterations)]
+    command += ["--tolerance", str(config.tolerance), "--every", *(str(k) for k in config.every)]
     workers = {}
     for size in sizes:
-        arguments = [*command, "--worker", str(size), "--every", *every]
+        arguments = [*command, "--worker", str(size)]
         workers[size] = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         for size, worker in workers.items():
@@ -99,7 +101,7 @@ def work(config: TrainingBenchmarkConfig) -> int:
     """The process of one size: compiles, says so, waits for its turn, measures, prints one line of JSON."""
     from experiments.training_cost import compile_cost
 
-    measure = compile_cost(config.worker, config.every)
+    measure = compile_cost(config.worker, config.every, config.tolerance)
     print(f"{MARK}compiled", flush=True)
     sys.stdin.readline()
     print(f"{MARK}{json.dumps(measure(config.iterations))}", flush=True)
@@ -110,16 +112,17 @@ def table(rows: list[dict[str, Any]], head: bool = True) -> str:
     """Speeds and shares, a line for each number of robots and rate of guidance."""
     lines = [
         "| robots | solved every | steps/s | without guidance | guidance costs "
-        "| physics | MPC | policy | update | rest |",
-        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| physics | MPC | policy | update | rest | peak memory |",
+        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     lines = lines if head else []
     for row in rows:
+        peak = f"{row['peak_bytes'] / 2**30:.1f} GiB" if row["peak_bytes"] else "–"
         for run in row["guided"]:
             shares = " | ".join(f"{run['shares'][part]:.0%}" for part in ("physics", "mpc", "policy", "update", "rest"))
             lines.append(
                 f"| {row['num_envs']} | {run['every']} | {run['steps_per_second']:,.0f} | "
-                f"{row['unguided_steps_per_second']:,.0f} | {run['guidance_cost']:.1%} | {shares} |"
+                f"{row['unguided_steps_per_second']:,.0f} | {run['guidance_cost']:.1%} | {shares} | {peak} |"
             )
     return "\n".join(lines)
 

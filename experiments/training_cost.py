@@ -34,12 +34,13 @@ class _Run:
     learner: Learner
 
 
-def compile_cost(num_envs: int, every: tuple[int, ...]) -> Callable[[int], dict[str, Any]]:
+def compile_cost(num_envs: int, every: tuple[int, ...], tolerance: float) -> Callable[[int], dict[str, Any]]:
     """Compiles everything that is measured for a number of robots.
 
     Args:
         num_envs: robots.
         every: control steps between solves, one training each.
+        tolerance: of the solver.
 
     Returns:
         A function that takes the number of timed iterations and measures.
@@ -47,7 +48,7 @@ def compile_cost(num_envs: int, every: tuple[int, ...]) -> Callable[[int], dict[
     started = time.monotonic()
     config = preset("auto")
     config = dataclasses.replace(config, ppo=dataclasses.replace(config.ppo, num_envs=num_envs))
-    guided = [_run(variants.guidance(config, every=k)) for k in every]
+    guided = [_run(variants.guidance(config, every=k, tolerance=tolerance)) for k in every]
     unguided = _run(variants.base(config))
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda run: run.learner.compiled, (*guided, unguided)))
@@ -133,6 +134,7 @@ def _measure(
     return {
         "num_envs": num_envs,
         "mirror": unguided.config.ppo.mirror,
+        "tolerance": guided[0].config.env.guidance.tolerance,
         "compile_seconds": compile_seconds,
         "unguided_steps_per_second": samples / base,
         "guided": rows,
