@@ -170,11 +170,13 @@ def draw(study: str, found: dict[str, list[dict[str, Any]]], path: Path) -> None
     for axis, (key, title) in zip(np.ravel(lower.subplots(2, 3)), FIGURES.items(), strict=True):
         _points(axis, found, key)
         axis.set(xlabel=title)
-    names = [Line2D([], [], color=colour, label=name) for colour, name in zip(COLOURS, found, strict=False)]
+    seeds = {name: f"{len(runs)} seed{'s' if len(runs) != 1 else ''}" for name, runs in found.items()}
+    alike = len(set(seeds.values())) == 1
+    labels = [name if alike else f"{name}, {count}" for name, count in seeds.items()]
+    names = [Line2D([], [], color=colour, label=label) for colour, label in zip(COLOURS, labels, strict=False)]
     cross = Line2D([], [], color="0.4", linestyle="none", label="first policy through the gate", **MARK)
-    seeds = max((len(runs) for runs in found.values()), default=0)
     axes[0][0].legend(handles=[*names, cross], loc="lower right", frameon=False)
-    upper.suptitle(f"{study}: mean and range of {seeds} seed{'s' if seeds != 1 else ''}", fontsize=13)
+    upper.suptitle(f"{study}: mean and range of {next(iter(seeds.values())) if alike else 'the seeds'}", fontsize=13)
     lower.suptitle("the last policies in C MuJoCo, a point a seed; dashed: the gate's bar", fontsize=13)
     figure.savefig(path, dpi=110)
 
