@@ -41,6 +41,7 @@ FACTS = {  # of the table: title, by what a value is multiplied, digits
     "gate/passed_after_env_steps": ("first policy through the gate after [million samples]", 1e-6, 1),
     "gate/passed_after_minutes": ("first policy through the gate after [min]", 1.0, 2),
     f"gate/passed_after_{COLD}": ("first policy through the gate after [min], had it compiled", 1.0, 2),
+    "gate/episodes": ("episodes of the gate", 1.0, 0),
     "gate/falls": ("falls", 1.0, 0),
     "gate/velocity_error": ("velocity error [m/s]", 1.0, 3),
     "gate/yaw_rate_error": ("yaw-rate error [rad/s]", 1.0, 3),
@@ -97,7 +98,7 @@ def summary(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
         values[f"tracks_after_{key}"] = [settled(smooth(curve, key, TRACKED), TRACKS) for curve in curves]
     for key in ("env_steps", "minutes", COLD):
         values[f"gate/passed_after_{key}"] = [crossing.get(key) for crossing in crossings]
-    for key in ("falls", *FIGURES, "velocity_error_instantaneous", "power", "self_collision"):
+    for key in ("episodes", "falls", *FIGURES, "velocity_error_instantaneous", "power", "self_collision"):
         values[f"gate/{key}"] = [gate.get(key) for gate in gates]
     values["gate/push_survival_1"] = [gate.get("push_survival_by_strength", {}).get("1") for gate in gates]
     facts = runs[0]["facts"]

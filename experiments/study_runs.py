@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from experiments.judge import judge
 from experiments.presets import TrainConfig
-from learning import record
+from learning import gate, record
 from learning.gate_report import JSON_FILE
 from learning.policy import Policy, save_policy
 
@@ -45,18 +46,45 @@ def check_same(config: TrainConfig, run_dir: Path) -> None:
 
 
 def judge_run(run_dir: Path, episodes: int) -> None:
-    """Runs the gate on the last policy, and looks for the first that passes; does nothing that is done already."""
-    if not (run_dir / JSON_FILE).exists():
-        judge(run_dir, run_dir, episodes)
-    if not (run_dir / CROSSING).exists():
-        record.write_json(run_dir / CROSSING, crossing(run_dir, lambda path: _passes(path, episodes)))
+    """Runs the gate on the last policy, and looks for the first that passes; does nothing that is done already.
+
+    What gates of another size have found is found anew.
+
+    Args:
+        run_dir: of a finished training.
+        episodes: of every gate.
+    """
+    path = run_dir / CROSSING
+    if path.exists():
+        # An old one does not say by which gates it was found: by those of the size of the one beside it.
+        size = _read(path).get("episodes", _read(run_dir / JSON_FILE).get("episodes"))
+        if size != episodes:
+            path.unlink()  # now, lest an interruption leave it beside a newer gate
+    _passes(run_dir, run_dir, episodes)
+    if not path.exists():
+        found = crossing(run_dir, lambda kept: _passes(kept, kept.with_suffix(""), episodes))
+        record.write_json(path, {**found, "episodes": episodes})
 
 
-def _passes(path: Path, episodes: int) -> bool:
-    """Whether a policy passes; a gate of fewer episodes than it needs is judged by its other bars."""
-    out = path.with_suffix("")
-    out.mkdir(exist_ok=True)
-    return all(v.passed for v in judge(path, out, episodes).verdicts if v.name != "episodes")
+def _passes(path: Path, out: Path, episodes: int) -> bool:
+    """Whether a policy passes, by the gate of that size in `out`, run if there is none.
+
+    A gate of fewer episodes than it needs is judged by its other bars.
+    """
+    earlier = _read(out / JSON_FILE).get("episodes")
+    if earlier != episodes:
+        if earlier is not None:
+            print(f"{path}: judged in {earlier} episodes before, and in {episodes} now")
+        out.mkdir(exist_ok=True)
+        judge(path, out, episodes)
+    found = {name: math.nan if value is None else value for name, value in _read(out / JSON_FILE).items()}
+    verdicts = gate.judge(found, found["push_survival"], gate.Bars(**found["bars"]))
+    return all(verdict.passed for verdict in verdicts if verdict.name != "episodes")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON file, or nothing if it is not there."""
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def crossing(run_dir: Path, passes: Passes) -> dict[str, Any]:

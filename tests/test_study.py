@@ -15,7 +15,7 @@ from envs import velocity
 from experiments import headline, study, study_curves, study_report, study_runs, variants
 from experiments.presets import TrainConfig, preset
 from experiments.study import STUDIES, StudyConfig
-from learning import record
+from learning import gate, record
 from learning.config import PPOConfig, RunConfig
 from learning.policy import load_policy
 from learning.run import train as run_training
@@ -122,6 +122,50 @@ def test_the_first_policy_that_passes_is_found_by_bisection(tmp_path, first):
     assert len(asked) == len(set(asked)) <= 4
 
 
+@pytest.fixture
+def gated(tmp_path, monkeypatch):
+    """A finished run of three policies, of which the last two pass, and the gates run on it as (policy, episodes)."""
+    run_dir, asked = tmp_path / "mpc_seed0", []
+    (run_dir / study_runs.POLICIES).mkdir(parents=True)
+    for count in (100, 200, 300):
+        (run_dir / study_runs.POLICIES / f"{count:012d}.npz").touch()
+    rows = [{"env_steps": count, "minutes": count / 100} for count in (100, 200, 300)]
+    (run_dir / record.METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def judge(path, out, episodes, *_):
+        asked.append((path.stem, episodes))
+        error = None if path.stem == "000000000100" else 0.05  # it fell before anything counted
+        found = {"episodes": episodes, "falls": 0, "velocity_error": error, "yaw_rate_error": 0.1, "push_survival": 1.0}
+        record.write_json(out / "gate.json", {**found, "bars": dataclasses.asdict(gate.Bars())})
+
+    monkeypatch.setattr(study_runs, "judge", judge)
+    return run_dir, asked
+
+
+def test_gates_of_different_sizes_are_not_mixed(gated):
+    run_dir, asked = gated
+    crossing = run_dir / study_runs.CROSSING
+    for episodes in (4, 6):
+        study_runs.judge_run(run_dir, episodes)
+        assert json.loads(crossing.read_text()) == {"env_steps": 200, "minutes": 2.0, "episodes": episodes}
+        assert json.loads((run_dir / "gate.json").read_text())["episodes"] == episodes
+        assert asked and {size for _, size in asked} == {episodes}
+        asked.clear()
+    study_runs.judge_run(run_dir, 6)
+    assert not asked  # nothing left to do
+
+
+def test_a_crossing_that_does_not_say_was_found_by_gates_like_the_one_beside_it(gated):
+    run_dir, asked = gated
+    study_runs.judge_run(run_dir, 256)
+    record.write_json(run_dir / study_runs.CROSSING, {"env_steps": 300, "minutes": 3.0})
+    asked.clear()
+    study_runs.judge_run(run_dir, 256)
+    assert not asked and json.loads((run_dir / study_runs.CROSSING).read_text())["env_steps"] == 300
+    study_runs.judge_run(run_dir, 6)
+    assert json.loads((run_dir / study_runs.CROSSING).read_text())["env_steps"] == 200
+
+
 def write_run(run_dir, slope, falls, crossing, start=1.0):
     run_dir.mkdir(parents=True)
     rows = [
@@ -130,8 +174,13 @@ def write_run(run_dir, slope, falls, crossing, start=1.0):
     ]
     (run_dir / record.METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
     record.write_json(run_dir / "versions.json", {"device": "NVIDIA H200"})
-    gate = {"passed": falls == 0, "falls": falls, **dict.fromkeys(study_report.FIGURES, 0.1 + 0.1 * falls)}
-    record.write_json(run_dir / "gate.json", gate)
+    found = {
+        "passed": falls == 0,
+        "episodes": 4 + falls,
+        "falls": falls,
+        **dict.fromkeys(study_report.FIGURES, 0.1 + 0.1 * falls),
+    }
+    record.write_json(run_dir / "gate.json", found)
     record.write_json(
         run_dir / study_runs.CROSSING, {"env_steps": crossing, "minutes": crossing and start + crossing / 1e7}
     )
@@ -169,6 +218,7 @@ def test_the_report_is_the_mean_and_the_range_over_the_seeds_that_there_are(tmp_
     assert rows[1]["gate/passed_after_minutes"] is None
     lines = text.splitlines()
     assert lines[0] == "| | mpc | base |"
+    assert "| episodes of the gate | 5 (4, 6) | 5 |" in lines  # gates of different sizes show
     assert "| falls | 1 (0, 2) | 1 |" in lines and "| gate | passed, failed | failed |" in lines
     assert "| first policy through the gate after [min] | 1.30, – | – |" in lines  # no mean of those that passed alone
     assert (tmp_path / "out" / "guidance.png").stat().st_size > 10_000
