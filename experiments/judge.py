@@ -31,7 +31,7 @@ def load(path: Path) -> tuple[Policy, VelocityConfig]:
     return policy, dataclasses.replace(config, backend="auto")
 
 
-def judge(path: Path, out: Path, episodes: int = 256, seed: int = 0) -> gate.GateResult:
+def judge(path: Path, out: Path, episodes: int = 256, seed: int = 0, title: str = "Gate") -> gate.GateResult:
     """Runs the gate, and writes `gate.json` and `gate.png`.
 
     Args:
@@ -39,13 +39,14 @@ def judge(path: Path, out: Path, episodes: int = 256, seed: int = 0) -> gate.Gat
         out: directory for the figures.
         episodes: without kicks, and again for each strength of kicks.
         seed: of headings, noise and kicks.
+        title: of the progress line.
     """
     policy, config = load(path)
     run_dir = path if path.is_dir() else path.parent
     started = time.monotonic()
     env = velocity.make(dataclasses.replace(config, backend="jax"))
     settings, bars = gate.GateConfig(episodes=episodes, seed=seed), gate.Bars()
-    result = gate.run_gate(env, policy, settings, bars, Progress(interval=10.0))
+    result = gate.run_gate(env, policy, settings, bars, Progress(interval=10.0), title)
     facts = {
         "robot": env.robot.robot.name,
         "policy": path.name,

@@ -14,6 +14,7 @@ from experiments.presets import TrainConfig
 from learning import gate, record
 from learning.gate_report import JSON_FILE
 from learning.policy import Policy, save_policy
+from learning.progress import format_count
 
 POLICIES, CROSSING = "policies", "crossing.json"
 Passes = Callable[[Path], bool]
@@ -60,9 +61,9 @@ def judge_run(run_dir: Path, episodes: int) -> None:
         size = _read(path).get("episodes", _read(run_dir / JSON_FILE).get("episodes"))
         if size != episodes:
             path.unlink()  # now, lest an interruption leave it beside a newer gate
-    _passes(run_dir, run_dir, episodes)
+    last = _passes(run_dir, run_dir, episodes)
     if not path.exists():
-        found = crossing(run_dir, lambda kept: _passes(kept, kept.with_suffix(""), episodes))
+        found = crossing(run_dir, last, lambda kept: _passes(kept, kept.with_suffix(""), episodes))
         record.write_json(path, {**found, "episodes": episodes})
 
 
@@ -73,11 +74,14 @@ def _passes(path: Path, out: Path, episodes: int) -> bool:
     """
     earlier = _read(out / JSON_FILE).get("episodes")
     if earlier != episodes:
+        name = path.name if path == out else f"{path.parents[1].name} after {format_count(int(path.stem))} samples"
         if earlier is not None:
-            print(f"{path}: judged in {earlier} episodes before, and in {episodes} now")
+            print(f"{name}: judged in {earlier} episodes before, and in {episodes} now")
         out.mkdir(exist_ok=True)
-        judge(path, out, episodes)
-    found = {name: math.nan if value is None else value for name, value in _read(out / JSON_FILE).items()}
+        judge(path, out, episodes, title=f"Gate of {name}")
+    found: dict[str, Any] = {
+        name: math.nan if value is None else value for name, value in _read(out / JSON_FILE).items()
+    }
     verdicts = gate.judge(found, found["push_survival"], gate.Bars(**found["bars"]))
     return all(verdict.passed for verdict in verdicts if verdict.name != "episodes")
 
@@ -87,15 +91,20 @@ def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def crossing(run_dir: Path, passes: Passes) -> dict[str, Any]:
+def crossing(run_dir: Path, last: bool, passes: Passes) -> dict[str, Any]:
     """The first kept policy that passes, by bisection: from it on all are taken to pass.
+
+    Args:
+        run_dir: of a finished training.
+        last: whether its last policy passes.
+        passes: whether an earlier one does.
 
     Returns:
         `env_steps` and `minutes` of wall-clock time, compilation included; both None if the last one fails.
     """
     kept = sorted((run_dir / POLICIES).glob("*.npz"))
     low, high = 0, len(kept)  # the first that passes is in kept[low:high], or none is
-    if not kept or not passes(kept[-1]):
+    if not kept or not last:
         return {"env_steps": None, "minutes": None}
     high -= 1
     while low < high:

@@ -129,7 +129,9 @@ def pushed_episodes(grid: Float[np.ndarray, "n 3"], config: GateConfig, dt: floa
     )
 
 
-def run_gate(env: VelocityEnv, policy: Policy, config: GateConfig, bars: Bars, progress: Progress) -> GateResult:
+def run_gate(
+    env: VelocityEnv, policy: Policy, config: GateConfig, bars: Bars, progress: Progress, title: str = "Gate"
+) -> GateResult:
     """Runs all episodes.
 
     Args:
@@ -138,6 +140,7 @@ def run_gate(env: VelocityEnv, policy: Policy, config: GateConfig, bars: Bars, p
         config: the episodes.
         bars: what passes.
         progress: is told how far it is.
+        title: of what it is told.
 
     Raises:
         ValueError: the policy is not for this robot, or an episode is too short to measure.
@@ -146,7 +149,7 @@ def run_gate(env: VelocityEnv, policy: Policy, config: GateConfig, bars: Bars, p
     plain = plain_episodes(grid, config, dt)
     strengths = sorted({*config.push_strengths, bars.push_strength})
     pushed = [pushed_episodes(grid, config, dt, strength) for strength in strengths]
-    report = _reporter(progress, plain.steps + sum(episodes.steps for episodes in pushed))
+    report = _reporter(progress, title, plain.steps + sum(episodes.steps for episodes in pushed))
     signals = loop.run(plain, partial(report, 0))
     figures = measure(signals, plain.command, config, dt, env.gait.period)
     survival, earlier = {}, plain.steps
@@ -201,7 +204,7 @@ def judge(summary: dict[str, float], push_survival: float, bars: Bars) -> tuple[
     )
 
 
-def _reporter(progress: Progress, total: int) -> Callable[[int, int], None]:
+def _reporter(progress: Progress, title: str, total: int) -> Callable[[int, int], None]:
     """A function of the steps of earlier runs and of the present one, which shows the share of all and an ETA.
 
     The first step, which waits for the compilation, tells nothing about the others.
@@ -215,6 +218,6 @@ def _reporter(progress: Progress, total: int) -> Callable[[int, int], None]:
             started = time.monotonic()
             return
         left = (time.monotonic() - started) * (total - done) / (done - 1)
-        progress.update(f"Gate: {done / total:.0%} of the steps | ETA {format_duration(left)}", force=done == total)
+        progress.update(f"{title}: {done / total:.0%} of the steps | ETA {format_duration(left)}", force=done == total)
 
     return report
