@@ -31,7 +31,7 @@ Command = tuple[float, float, float]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one subcommand; mistakes of the user end in one sentence and exit code 2."""
+    """Runs one subcommand; mistakes of the user end in one sentence and exit code 2, an interruption in 130."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     commands = {"train": train, "play": play, "eval": evaluate}
     if arguments[:1] in (["-h"], ["--help"]):
@@ -47,6 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         return commands[name](arguments)
+    except KeyboardInterrupt:
+        print(f"\ntrain.py {name}: interrupted.", file=sys.stderr)  # on a line of its own, below that of the progress
+        return 130
     except (ValueError, OSError, CheckpointError, NonFiniteError) as error:
         print(f"train.py {name}: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 2

@@ -98,6 +98,9 @@ def main(arguments: list[str] | None = None) -> int:
                     if config.episodes:
                         judge_run(run_dir, config.episodes)
                     print(report(config.study, STUDIES[config.study], config.seeds, config.runs, config.out))
+    except KeyboardInterrupt:
+        print("\nstudy.py: interrupted. The same command goes on.", file=sys.stderr)
+        return 130
     except (ValueError, OSError) as error:
         print(f"study.py: {error}", file=sys.stderr)
         return 2

@@ -317,6 +317,17 @@ def test_a_mistake_is_one_sentence(arguments, message, env, monkeypatch, capsys)
     assert message in capsys.readouterr().err
 
 
+def test_an_interruption_is_one_sentence(env, monkeypatch, capsys, tmp_path):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(velocity, "make", lambda config: env)
+    monkeypatch.setattr(gate, "run_gate", interrupt)
+    assert train.main(["eval", "--out", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "\ntrain.py eval: interrupted.\n"
+    assert not (tmp_path / "gate.json").exists()
+
+
 def test_training_facts_are_what_the_directory_says(tmp_path):
     assert set(record.training_facts(tmp_path).values()) == {None}
     (tmp_path / "versions.json").write_text('{"device": "cpu", "jax": "1"}')

@@ -158,6 +158,18 @@ def test_gates_of_different_sizes_are_not_mixed(gated):
     assert not asked  # nothing left to do
 
 
+def test_an_interrupted_gate_is_one_sentence_and_the_run_is_free_again(tmp_path, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "train", lambda *_: True)
+    monkeypatch.setattr(study_runs, "judge", interrupt)
+    assert study.main(["solver", "--runs", str(tmp_path), "--out", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err == "\nstudy.py: interrupted. The same command goes on.\n"
+    with study.claim(tmp_path / "mpc_seed0") as mine:
+        assert mine
+
+
 def test_a_crossing_that_does_not_say_was_found_by_gates_like_the_one_beside_it(gated):
     run_dir, asked = gated
     study_runs.judge_run(run_dir, 256)
