@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.launch import launch, prepare, use_all_cores
+from experiments.launch import launch, prepare, use_all_cores, writable
 
 if TYPE_CHECKING:
     from envs.config import VelocityConfig
@@ -164,20 +163,10 @@ def evaluate(arguments: list[str]) -> int:
     from experiments.judge import judge
     from learning import gate_report
 
-    out = _writable(config.out or (config.policy if config.policy.is_dir() else config.policy.parent))
+    out = writable(config.out or (config.policy if config.policy.is_dir() else config.policy.parent), "--out")
     result = judge(config.policy, out, episodes=config.episodes, seed=config.seed)
     print(gate_report.table(result), f"Figures: {out / gate_report.JSON_FILE}, {out / gate_report.FIGURE}", sep="\n")
     return 0 if result.passed else 1
-
-
-def _writable(directory: Path) -> Path:
-    """The directory, made if need be; better refused now than after the last episode."""
-    if directory.exists() and not directory.is_dir():
-        raise NotADirectoryError(f"'{directory}' is a file; --out takes a directory.")
-    directory.mkdir(parents=True, exist_ok=True)
-    if not os.access(directory, os.W_OK):
-        raise PermissionError(f"Nothing can be written in '{directory}'; choose another directory with --out.")
-    return directory
 
 
 def _parse(kind: type, arguments: list[str], name: str) -> Any:

@@ -49,6 +49,24 @@ def use_all_cores() -> None:
         jax.config.update("jax_use_shardy_partitioner", False)
 
 
+def writable(directory: Path, flag: str) -> Path:
+    """A directory to write in, made if need be; better refused at the start than after the last episode.
+
+    Args:
+        directory: that was asked for.
+        flag: that names it on the command line.
+
+    Raises:
+        OSError: it is a file, or nothing can be written there.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise NotADirectoryError(f"'{directory}' is a file; {flag} takes a directory.")
+    directory.mkdir(parents=True, exist_ok=True)
+    if not os.access(directory, os.W_OK):
+        raise PermissionError(f"Nothing can be written in '{directory}'; choose another directory with {flag}.")
+    return directory
+
+
 def launch(config: TrainConfig, run_dir: Path, resume: bool = False, callback: Callback | None = None) -> TrainResult:
     """Trains in a directory.
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from experiments.launch import launch, prepare, use_all_cores
+from experiments.launch import launch, prepare, use_all_cores, writable
 
 if TYPE_CHECKING:
     from experiments.presets import TrainConfig
@@ -75,6 +75,15 @@ class StudyConfig:
     out: Path = Path(__file__).parent / "results" / "studies"
     """Where figure, table and JSON go."""
 
+    def __post_init__(self) -> None:
+        if not self.seeds:
+            raise ValueError("seeds is empty: a study needs at least one.")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds = {self.seeds}: each can be given once.")
+        for name, least in (("env_steps", 0), ("num_envs", 0), ("snapshots", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be at least {least}.")
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a study; mistakes of the user end in one sentence and exit code 2, an interruption in 130."""
@@ -83,8 +92,13 @@ def main(arguments: list[str] | None = None) -> int:
     use_all_cores()
     from experiments.study_report import report
     from experiments.study_runs import judge_run
+    from learning.gate import GateConfig
 
     try:
+        if config.episodes:
+            GateConfig(episodes=config.episodes)  # which knows how few are too few, before anything is trained
+        writable(config.runs, "--runs")
+        writable(config.out, "--out")
         for seed in config.seeds:  # all variants with one seed before the next: an early stop leaves a comparison
             for variant in STUDIES[config.study]:
                 run_dir = config.runs / f"{variant}_seed{seed}"

@@ -280,6 +280,31 @@ def test_a_curve_has_settled_where_it_last_came_from_above():
     assert study_curves.settled(curve, 1.0) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds"], "seeds is empty"),
+        (["--seeds", "0", "0"], "seeds = (0, 0): each can be given once"),
+        (["--env-steps", "-5"], "env_steps = -5: must be at least 0"),
+        (["--snapshots", "0"], "snapshots = 0: must be at least 1"),
+        (["--episodes", "1"], "episodes = 1: the gate takes at least"),
+        (["--episodes", "-4"], "episodes = -4: the gate takes at least"),
+        (["--runs", "a_file"], "'a_file' is a file; --runs takes a directory."),
+        (["--out", "a_file"], "'a_file' is a file; --out takes a directory."),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_trained(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a_file").touch()
+    monkeypatch.setattr(study, "train", lambda *_: pytest.fail("it trains"))
+    try:
+        code = study.main(["solver", *arguments])
+    except SystemExit as stop:  # the command line's own way to refuse
+        code = stop.code
+    assert code == 2
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
 def test_settings_take_the_study_into_account():
     config = study.settings(StudyConfig("guidance", preset="cpu", env_steps=10_000, num_envs=16), "base", seed=5)
     assert (config.ppo.seed, config.ppo.num_envs, config.variant) == (5, 16, "base")
