@@ -6,7 +6,8 @@
 Runs are kept under `runs/studies/VARIANT_seedN`, shared by all studies; a run that is there and whole is not repeated,
 and one that was cut short goes on where it stopped. So the same command, given again, finishes a study. Given several
 times at once, say with `CUDA_VISIBLE_DEVICES` of 0 and of 1, the processes share the runs among them. The figure, the
-table and a JSON are made anew after every run, from what there is.
+table and a JSON are made anew after every run, from what there is, in `runs/studies/report`; those of the project's own
+results were made with `--out experiments/results/studies`.
 """
 
 from __future__ import annotations
@@ -72,8 +73,8 @@ class StudyConfig:
     """Of the gate; 0 for no gate."""
     runs: Path = Path("runs/studies")
     """Where the runs are."""
-    out: Path = Path(__file__).parent / "results" / "studies"
-    """Where figure, table and JSON go."""
+    out: Path | None = None
+    """Where figure, table and JSON go; by default the directory `report` beside the runs."""
 
     def __post_init__(self) -> None:
         if not self.seeds:
@@ -97,11 +98,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if config.episodes:
             GateConfig(episodes=config.episodes)  # which knows how few are too few, before anything is trained
-        writable(config.runs, "--runs")
-        writable(config.out, "--out")
+        runs = writable(config.runs, "--runs")
+        out = writable(config.out or runs / "report", "--out")
         for seed in config.seeds:  # all variants with one seed before the next: an early stop leaves a comparison
             for variant in STUDIES[config.study]:
-                run_dir = config.runs / f"{variant}_seed{seed}"
+                run_dir = runs / f"{variant}_seed{seed}"
                 with claim(run_dir) as mine:
                     if not mine:
                         print(f"{run_dir.name}: another process is at it")
@@ -111,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
                         return 130
                     if config.episodes:
                         judge_run(run_dir, config.episodes)
-                    print(report(config.study, STUDIES[config.study], config.seeds, config.runs, config.out))
+                    print(report(config.study, STUDIES[config.study], config.seeds, runs, out))
     except KeyboardInterrupt:
         print("\nstudy.py: interrupted. The same command goes on.", file=sys.stderr)
         return 130

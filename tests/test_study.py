@@ -305,6 +305,16 @@ def test_a_mistake_is_told_before_anything_is_trained(arguments, message, tmp_pa
     assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
+def test_a_study_leaves_the_recorded_results_alone_unless_told(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(study, "train", lambda *_: True)
+    monkeypatch.setattr(study_report, "report", lambda *arguments: written.append(arguments[-1]))
+    size = ["solver", "--preset", "cpu", "--seeds", "0", "--episodes", "0"]
+    monkeypatch.chdir(tmp_path)
+    assert study.main(size) == study.main([*size, "--runs", "toy"]) == 0
+    assert set(written) == {Path("runs/studies/report"), Path("toy/report")}
+
+
 def test_settings_take_the_study_into_account():
     config = study.settings(StudyConfig("guidance", preset="cpu", env_steps=10_000, num_envs=16), "base", seed=5)
     assert (config.ppo.seed, config.ppo.num_envs, config.variant) == (5, 16, "base")
