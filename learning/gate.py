@@ -108,8 +108,14 @@ def command_grid(config: CommandConfig) -> Float[np.ndarray, "n 3"]:
 
 
 def plain_episodes(grid: Float[np.ndarray, "n 3"], config: GateConfig, dt: float) -> Episodes:
-    """Goes through the grid, first with noise and then without, as often as episodes are left."""
+    """Goes through the grid, first with noise and then without, as often as episodes are left.
+
+    Too few for the whole grid are spread over it: after standing, commands come in a random order that is always the
+    same. The others keep the order of the grid, for an episode's heading and noise depend on its place.
+    """
     half = (config.episodes + 1) // 2
+    if config.episodes < 2 * len(grid):
+        grid = grid[[0, *1 + np.random.default_rng(0).permutation(len(grid) - 1)]]
     index = np.concatenate([np.arange(half), np.arange(config.episodes - half)]) % len(grid)
     noisy = np.arange(config.episodes) < half
     return Episodes(grid[index], noisy, round(config.seconds / dt), config.seed)

@@ -30,7 +30,7 @@ UNITS = {
     "self_collision": "of time",
     "push_survival": "of episodes",
 }
-BLUE, RED, GREY = "#1f5fa8", "#b3541e", "0.45"
+BLUE, RED, GREY, EMPTY = "#1f5fa8", "#b3541e", "0.45", "0.8"
 
 
 def table(result: GateResult) -> str:
@@ -130,16 +130,17 @@ def _dots(axis: Any, x: Float[np.ndarray, " B"], y: Float[np.ndarray, " B"]) -> 
 def _heat(
     axis: Any, x: Float[np.ndarray, " B"], y: Float[np.ndarray, " B"], error: Float[np.ndarray, " B"], bar: float
 ) -> None:
-    """Mean errors over two of the three commanded velocities; white is the bar."""
+    """Mean errors over two of the three commanded velocities; white is the bar, grey what was not measured."""
     columns, rows = np.unique(x), np.unique(y)
     means = np.full((rows.size, columns.size), np.nan)
     for i, j in np.ndindex(means.shape):
         here = (x == columns[j]) & (y == rows[i]) & np.isfinite(error)
         means[i, j] = error[here].mean() if here.any() else np.nan
+    axis.set_facecolor(EMPTY)
     axis.imshow(means, origin="lower", aspect="auto", cmap="RdBu_r", vmin=0.0, vmax=2.0 * bar)
     axis.set_xticks(range(columns.size), [f"{v:.3g}" for v in columns])
     axis.set_yticks(range(rows.size), [f"{v:.3g}" for v in rows])
-    for i, j in np.ndindex(means.shape):
+    for i, j in np.argwhere(np.isfinite(means)):
         shade = "white" if abs(means[i, j] - bar) > 0.6 * bar else "black"
         axis.text(j, i, f"{means[i, j]:.2f}", ha="center", va="center", fontsize=9, color=shade)
 

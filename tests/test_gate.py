@@ -13,12 +13,14 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 import train
 from envs import velocity
 from envs.commands import CommandConfig, constant
 from experiments.judge import load
-from learning import gate, metrics, record
+from learning import gate, gate_report, metrics, record
 from learning.closed_loop import ClosedLoop, Episodes, Signals
 from learning.policy import save_policy
 
@@ -232,6 +234,39 @@ def test_all_commands_come_with_noise_and_without():
         assert half.sum() == 128 and len(np.unique(episodes.command[half], axis=0)) == 125
 
 
+def test_a_whole_gate_goes_through_the_grid_in_order():
+    """As when the recorded results were made: an episode's heading and noise depend on its place."""
+    grid = gate.command_grid(CommandConfig())
+    for episodes in (250, 256):
+        command = gate.plain_episodes(grid, gate.GateConfig(episodes=episodes), DT).command
+        half = np.arange(episodes // 2) % 125
+        np.testing.assert_array_equal(command, grid[np.concatenate([half, half])])
+
+
+@pytest.mark.parametrize("episodes", [16, 32, 64, 249])
+def test_few_episodes_are_spread_over_the_commands(episodes):
+    grid = gate.command_grid(CommandConfig())
+    chosen = gate.plain_episodes(grid, gate.GateConfig(episodes=episodes), DT)
+    again = gate.plain_episodes(grid, gate.GateConfig(episodes=episodes, seed=1), DT)
+    np.testing.assert_array_equal(chosen.command, again.command)
+    for half in (chosen.noisy, ~chosen.noisy):
+        commands = chosen.command[half]
+        np.testing.assert_array_equal(commands[0], 0.0)
+        assert len(np.unique(commands, axis=0)) == half.sum()
+        for axis in range(3):
+            np.testing.assert_array_equal(np.unique(commands[:, axis]), np.unique(grid[:, axis]))
+        middle, reach = (grid.max(axis=0) + grid.min(axis=0)) / 2, np.ptp(grid, axis=0) / 2
+        assert np.all(np.abs(commands.mean(axis=0) - middle) < 0.4 * reach)
+
+
+def test_a_grid_of_one_command_is_that_command():
+    grid = gate.command_grid(constant((0.5, 0.0, 0.1)))
+    assert len(grid) == 1
+    np.testing.assert_array_equal(
+        gate.plain_episodes(grid, gate.GateConfig(episodes=3), DT).command, np.tile(grid, (3, 1))
+    )
+
+
 def test_kicks_differ_in_strength_only():
     grid = gate.command_grid(CommandConfig())
     weak, strong = (gate.pushed_episodes(grid, gate.GateConfig(), DT, strength) for strength in (0.25, 1.0))
@@ -290,6 +325,18 @@ def test_the_exit_code_is_the_verdict(velocity_error, code, env, tmp_path, monke
     assert (found["velocity_error"], found["push_survival"], found["passed"]) == (velocity_error, 0.97, not code)
     assert found["cost_of_transport"] is None and found["versions"]["mujoco"] == mujoco.__version__
     assert (tmp_path / "new" / "gate.png").stat().st_size > 10_000
+
+
+def test_commands_without_a_measurement_are_grey_and_unlabelled():
+    figure = Figure()
+    canvas = FigureCanvasAgg(figure)
+    axis = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    x, y = np.array([0.0, 1.0, 1.0]), np.array([0.0, 0.0, 1.0])
+    gate_report._heat(axis, x, y, np.array([0.1, 0.2, math.nan]), 0.1)
+    assert [text.get_text() for text in axis.texts] == ["0.10", "0.20"]
+    canvas.draw()
+    upper = np.asarray(canvas.buffer_rgba())[10:200, 10:-10, :3]  # neither was measured
+    assert np.unique(upper.reshape(-1, 3), axis=0).tolist() == [[204, 204, 204]]
 
 
 def test_a_policy_that_does_nothing_fails_the_gate(env, zero_policy, tmp_path, monkeypatch):
