@@ -22,7 +22,10 @@ class StopRequest:
             raise KeyboardInterrupt
         self.received = True
         name = signal.Signals(number).name
-        self._say(f"{name}: stopping after this iteration with a checkpoint; once more to stop at once without one.")
+        self._say(
+            f"{name}: stopping after this iteration, or as soon as compilation is over, with a checkpoint; once more "
+            "to stop at once without one."
+        )
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:

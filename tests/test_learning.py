@@ -324,6 +324,21 @@ def test_a_stopped_and_resumed_run_equals_one_that_never_stopped(learner, tmp_pa
         learning.run_learner(learner, tmp_path / "parts", run=run)
 
 
+def test_a_signal_during_compilation_stops_the_run_once_that_is_over(learner, tmp_path, capsys, monkeypatch):
+    say = progress.Progress.say
+
+    def say_and_interrupt(self, line):
+        say(self, line)
+        if line.startswith("Compiling"):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(progress.Progress, "say", say_and_interrupt)
+    result = learning.run_learner(learner, tmp_path / "run")
+    assert (result.stopped_by, result.iterations) == ("signal", 0)
+    assert "SIGINT: stopping after this iteration, or as soon as compilation is over" in capsys.readouterr().out
+    assert len(checkpoint.list_checkpoints(tmp_path / "run")) == 1
+
+
 def poison(state, env, pipeline=None, info=None):
     """The state with a value of one environment replaced: `{name: value}` in its pipeline state or its info."""
 
