@@ -161,15 +161,16 @@ def test_horizon_masking_equals_the_shorter_problem():
     by_horizon = jax.jit(jax.vmap(lambda p, n: pimpc.solve(dataclasses.replace(p, horizon=n)), in_axes=(None, 0)))
     masked = by_horizon(problem, np.arange(1, 11))
     assert np.all(masked.status == Status.SOLVED)
-    n = 4
-    staged = {k: v[:n] for k, v in vars(problem).items() if v is not None and k not in ("x0", "u_prev")}
-    alone = pimpc.solve(dataclasses.replace(problem, **staged))
-    np.testing.assert_allclose(masked.u[n - 1, :n], alone.u, atol=0.05)
-    np.testing.assert_allclose(masked.x[n - 1, : n + 1], alone.x, atol=1e-3)
-    np.testing.assert_allclose(masked.cost[n - 1], alone.cost, rtol=1e-4)
+    for n in (1, 4, 10):
+        staged = {k: v[:n] for k, v in vars(problem).items() if v is not None and k not in ("x0", "u_prev")}
+        alone = pimpc.solve(dataclasses.replace(problem, **staged))
+        np.testing.assert_allclose(masked.u[n - 1, :n], alone.u, atol=0.05)
+        np.testing.assert_allclose(masked.x[n - 1, : n + 1], alone.x, atol=1e-3)
+        np.testing.assert_allclose(masked.cost[n - 1], alone.cost, rtol=1e-4)
     for u, count in zip(masked.u, range(1, 11), strict=True):
         np.testing.assert_array_equal(u[count:], 0.0)
     # What inert stages hold is not read.
+    n = 4
     unread = {
         k: edited(v, (slice(n, None), np.nan)) for k, v in vars(problem).items() if k in ("A", "B", "Q", "h", "u_min")
     }
