@@ -41,7 +41,8 @@ def random_problem(seed, dtype, N=6, nx=4, nu=3, m=5, state_bounds=True, full=Fa
         "G": G, "h": np.einsum("kij,kj->ki", G, inside) + rng.uniform(0, 0.5, (N, m)),
         "u_min": inside - rng.uniform(0, 1, (N, nu)), "u_max": inside + rng.uniform(0, 1, (N, nu)),
     }  # fmt: skip
-    problem["u_min"][N // 2] = problem["u_max"][N // 2] = inside[N // 2]  # fixed inputs
+    if N > 1:  # a single stage keeps something to decide
+        problem["u_min"][N // 2] = problem["u_max"][N // 2] = inside[N // 2]  # fixed inputs
     x = np.array(x[1:])
     bounded = state_bounds & (rng.random((2, N, nx)) < 0.5)
     problem["x_max"] = np.where(bounded[0], x + rng.uniform(0.1, 3.0, (N, nx)), np.inf)

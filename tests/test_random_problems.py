@@ -1,20 +1,32 @@
-"""Problems of every size against an independent solver, and batches on several devices."""
+"""Problems of every size against an independent solver, and batches on several devices.
 
+Every size compiles a program of its own, so few are drawn, always the same, beside the corners. More, drawn anew, on
+request: `RANDOM_PROBLEMS=100 uv run pytest tests/test_random_problems.py`, some four seconds each on one core.
+"""
+
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
 import numpy as np
-from hypothesis import given, settings
+import pytest
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from mpc_problems import clarabel_inputs, random_problem
+from mpc_problems import clarabel_inputs, float64_costs, random_problem
 
 import pimpc
 from pimpc import InteriorPoint, Status
 
+COUNT = os.environ.get("RANDOM_PROBLEMS")
 
-@settings(max_examples=5, deadline=None, derandomize=True, database=None)
+
+@pytest.mark.timeout(0 if COUNT else 300)
+@settings(max_examples=int(COUNT or 5), deadline=None, derandomize=not COUNT, database=None, print_blob=bool(COUNT))
+@example(seed=0, nx=24, nu=18, N=33, m=8, full=True, state_bounds=True)
+@example(seed=1, nx=2, nu=18, N=64, m=8, full=False, state_bounds=True)
+@example(seed=2, nx=4, nu=3, N=1, m=4, full=True, state_bounds=True)
 @given(
     seed=st.integers(0, 10**6),
     nx=st.integers(2, 24),
@@ -33,6 +45,24 @@ def test_problems_of_every_size_agree_with_clarabel(seed, nx, nu, N, m, full, st
         assert solution.status == Status.SOLVED
         expected = clarabel_inputs(problem)
         np.testing.assert_allclose(solution.u, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_bounds_on_states_hold_in_float32():
+    """Random problems at the tolerance that the page calls right for float32."""
+    problems = [random_problem(seed, np.float32, N=6, nx=3, nu=2) for seed in range(64)]
+    batch = jax.device_get(jax.tree.map(lambda *leaves: np.stack(leaves), *problems))
+    solution = jax.device_get(jax.jit(jax.vmap(lambda p: pimpc.solve(p, InteriorPoint(tolerance=1e-5))))(batch))
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(solution))
+    assert set(solution.status) <= {Status.SOLVED, Status.SOLVED_INACCURATE, Status.MAX_ITERATIONS}
+    assert np.mean(solution.status == Status.SOLVED) >= 0.95
+    x = solution.x[:, 1:]
+    outside = np.maximum(x - batch.x_max, batch.x_min - x).max(axis=(1, 2))
+    solved = solution.status == Status.SOLVED
+    assert np.all(outside[solved] <= 1e-4)
+    assert np.mean(np.abs(outside) < 1e-3) >= 0.5  # where none binds, nothing is tested
+    data = {name: np.asarray(leaf, float) for name, leaf in vars(batch).items() if leaf is not None}
+    optimal = float64_costs(data, np.stack([clarabel_inputs(problem) for problem in problems]))
+    np.testing.assert_allclose(float64_costs(data, solution.u)[solved], optimal[solved], rtol=1e-4)
 
 
 _SHARDED = """
