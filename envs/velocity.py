@@ -199,7 +199,8 @@ class VelocityEnv:
         Returns:
             The robot's own model, the physics steps of a control step, and the state and joint targets they begin with.
         """
-        task, physics, action = jax.tree.map(lambda leaf: leaf[0], (state.info["task"], state.pipeline_state, action))
+        before = state.info["task"], state.pipeline_state, action
+        task, physics, action = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], before)  # also of numpy's arrays
         task, physics = self.one.renew(task, physics)
         inputs = {"qpos": physics.qpos, "qvel": physics.qvel, "qacc_warmstart": physics.qacc_warmstart}
         inputs["ctrl"] = self.one.joint_targets(action, task.encoder_bias)

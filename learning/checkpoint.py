@@ -80,7 +80,7 @@ def _write(directory: Path, state: PyTree, manifest: Mapping[str, Any]) -> None:
         raise OSError(
             errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: it takes {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free"
         )
-    arrays = {f"{i:04d}": x for i, x in enumerate(leaves.values())}
+    arrays = {f"{i:04d}": x for i, x in enumerate(leaves.values()) if x.size}  # orbax refuses those without elements
     with ocp.PyTreeCheckpointer() as checkpointer:
         checkpointer.save((directory / ARRAYS).absolute(), arrays)
     (directory / MANIFEST).write_text(json.dumps({**manifest, "leaves": entries}, indent=1))
@@ -145,7 +145,7 @@ def _read(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
         arrays = checkpointer.restore((path / ARRAYS).absolute())
     by_name = {}
     for i, entry in enumerate(entries):
-        array = np.asarray(arrays[f"{i:04d}"], dtype=entry["dtype"]).reshape(entry["shape"])
+        array = np.asarray(arrays.get(f"{i:04d}", ()), dtype=entry["dtype"]).reshape(entry["shape"])
         if _checksum(array) != entry["crc32"]:
             raise CheckpointError(f"the checksum of state{entry['name']} does not match")
         by_name[entry["name"]] = array

@@ -78,8 +78,8 @@ def keep(run_dir: Path, env: Any, evidence: Evidence, error: NonFiniteError) -> 
     try:
         directory = dump(run_dir, env, evidence, error)
         error.add_note(f"The state before that step is in '{directory}': `learning.replay` repeats the step.")
-    except OSError as problem:
-        error.add_note(f"The state before that step could not be written: {problem}.")
+    except Exception as problem:  # whatever goes wrong with it must not hide what went wrong first
+        error.add_note(f"The state before that step could not be written: {type(problem).__name__}: {problem}.")
 
 
 def load(directory: str | os.PathLike[str], env: Any) -> tuple[Any, Float[Array, "1 nu"]]:

@@ -96,14 +96,17 @@ class _Session:
             "config": self.settings,
             "versions": self.versions,
         }
+        self._attempt(lambda: checkpoint.save(self.run_dir, state, iteration, manifest, self.run.keep_checkpoints))
+        self._attempt(lambda: save_policy(self.policy(state), self.run_dir / POLICY))
+        if self.clock.iterations:
+            self._attempt(lambda: record.plot_learning_curve(self.run_dir))
+        self.clock.last_saved = time.monotonic()
+
+    def _attempt(self, write: Callable[[], object]) -> None:
         try:
-            checkpoint.save(self.run_dir, state, iteration, manifest, self.run.keep_checkpoints)
-            save_policy(self.policy(state), self.run_dir / POLICY)
-            if self.clock.iterations:
-                record.plot_learning_curve(self.run_dir)
+            write()
         except (checkpoint.CheckpointError, OSError) as error:
             self.progress.say(f"{error} Training goes on.")
-        self.clock.last_saved = time.monotonic()
 
     def evaluate(self, state: TrainState, iteration: int) -> dict[str, float]:
         """The callback's metrics."""

@@ -47,6 +47,7 @@ from pimpc.riccati import Kernels
 from pimpc.roll_out_gpu import roll_out
 from pimpc.rows import Rows, factorize, measure, pull
 
+_PROXIMAL = {"float32": 3e4, "float64": 1e7}
 _TRUST = 0.02  # a warm start must be this much nearer to the optimum than a cold one
 Slope = tuple[Float[Array, "N nx"], Float[Array, "N nu"]]
 
@@ -86,13 +87,14 @@ class _Iterate(NamedTuple):
 class InteriorPoint(Method):
     """Proximal interior point with Riccati steps; the default method of `pimpc.solve`.
 
-    The Hessian must be positive definite on the free inputs; R > 0 or S > 0 is enough.
+    The Hessian must be positive definite on the free inputs; R > 0 or S > 0 is enough, and so is neither (see
+    `problem.weigh_every_input`).
     """
 
     max_iterations: int = 30  # Newton steps at most, two right-hand sides each
     tolerance: float = 1e-5  # relative residual at which an instance counts as solved and stops
     early_stop: bool = True  # False: always run max_iterations, without a data-dependent loop
-    proximal: float = 3e4  # 1/δ: largest stiffness of a row, relative to its natural one
+    proximal: float | None = None  # 1/δ: largest stiffness of a row, relative to its natural one; None: by the type
     start: float = 0.3  # the first μ, relative to the energy of the unconstrained motion
     boundary: float = 0.99  # share of the way to the nearest bound that a step may go
     kernels: Kernels = "auto"  # auto, pallas: kernels for NVIDIA GPUs; xla; parallel: XLA, in O(log N) steps
@@ -138,7 +140,7 @@ def _by_kernels(
         slack=(start.slack.below, start.slack.above),
         force=(start.force.below, start.force.above),
         limit=(jnp.where(rows.below, rows.lower, -jnp.inf), jnp.where(rows.above, rows.upper, jnp.inf)),
-        delta=rows.compliance / method.proximal,
+        delta=_delta(method, rows),
         unbalanced=start.unbalanced,
         smallest=smallest_input(problem, start.u),
         running=~start.stop,
@@ -211,7 +213,7 @@ def _iterate(method: InteriorPoint, problem: LTVProblem, rows: Rows, state: _Ite
     """One predictor-corrector step."""
     slack, force, has = state.slack, state.force, _Sides(rows.below, rows.above)
     free = ~fixed_inputs(problem)
-    delta = rows.compliance / method.proximal
+    delta = _delta(method, rows)
     at = values(problem, state.x, state.u)
     # How far s is from the distance to its bound.
     off = _Sides(
@@ -258,12 +260,20 @@ def _iterate(method: InteriorPoint, problem: LTVProblem, rows: Rows, state: _Ite
         stop=state.stop,
         infeasible=state.infeasible,
     )
+    # A step that rounding has spoilt is not taken: the iterate before it may be all that float32 can give.
+    broken = ~jnp.all(jnp.isfinite(u)) | ~jnp.all(jnp.isfinite(after.x))
+    after = jax.tree.map(lambda old, new: jnp.where(broken, old, new), state, after)
     if not method.early_stop:
         return after
     change = _total(after.force, after.equality) - _total(state.force, state.equality)
     infeasible = certifies(problem, rows, after.x, u, change, state.size) & ~_solved(method, problem, after)
-    broken = ~jnp.all(jnp.isfinite(u))
     return after._replace(stop=_solved(method, problem, after) | infeasible | broken, infeasible=infeasible)
+
+
+def _delta(method: InteriorPoint, rows: Rows) -> Float[Array, " M"]:
+    """The proximal term's δ; a sharper type affords a smaller one."""
+    stiffest = _PROXIMAL[rows.compliance.dtype.name] if method.proximal is None else method.proximal
+    return rows.compliance / stiffest
 
 
 def _sum(sides: _Sides) -> Float[Array, ""]:

@@ -70,8 +70,9 @@ def predict(shape: Shape, of: Tables) -> None:
 def step(shape: Shape, of: Tables) -> None:
     """Forth over the stages: the whole step, and how much of it is to be taken."""
     status = read_status(of)
-    reach, _ = _step(shape, of, status.centre, corrector=True)
-    share = jnp.where(status.running > 0, jnp.minimum(1.0, shape.boundary * reach), 0.0)
+    reach, sums = _step(shape, of, status.centre, corrector=True)
+    sound = jnp.abs(sums[1] + sums[2]) < jnp.inf  # what is not a number may get lost in a maximum, but not in a sum
+    share = jnp.where((status.running > 0) & sound, jnp.minimum(1.0, shape.boundary * reach), 0.0)
     write_status(of.status, status._replace(step=share))
 
 

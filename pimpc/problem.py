@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+_SLIGHT = {"float32": 1e-5, "float64": 1e-9}  # of the largest weight: far from both the weights and their rounding
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +100,34 @@ def mask_horizon(problem: LTVProblem) -> LTVProblem:
 
     staged = [f.name for f in dataclasses.fields(problem) if f.name not in ("x0", "u_prev", "horizon")]
     return dataclasses.replace(problem, **{name: mask(name) for name in staged}, horizon=None)
+
+
+def weigh_every_input(problem: LTVProblem) -> LTVProblem:
+    """Gives an input that neither R nor S weighs a weight that is too small to matter, so that there is one optimum.
+
+    Args:
+        problem: One problem without a `horizon`.
+
+    Returns:
+        The problem; the same if every input has a weight. The added weight is a slight share of the largest
+        second derivative of the cost by an input at its own stage, or one if all of them are zero.
+    """
+    R, S = diagonals(problem.R), diagonals(problem.S)
+    largest = jnp.max(curvature(problem), initial=0)
+    added = jnp.where(largest > 0, _SLIGHT[R.dtype.name] * largest, 1) * ((R == 0) & (S == 0))
+    return dataclasses.replace(problem, R=problem.R + (added if problem.R.ndim == 2 else jax.vmap(jnp.diag)(added)))
+
+
+def curvature(problem: LTVProblem) -> Float[Array, "N nu"]:
+    """The second derivative of the cost by each input, as far as the state at the end of its own stage."""
+    S = diagonals(problem.S)
+    own = diagonals(problem.R) + S + jnp.concatenate([S[1:], jnp.zeros_like(S[:1])])
+    return own + jnp.sum(problem.B * jax.vmap(weigh, in_axes=(None, 2), out_axes=2)(problem.Q, problem.B), axis=1)
+
+
+def diagonals(W: Float[Array, "N n"] | Float[Array, "N n n"]) -> Float[Array, "N n"]:
+    """The diagonals of stage weights, whichever way they were given."""
+    return W if W.ndim == 2 else jnp.diagonal(W, axis1=1, axis2=2)
 
 
 def as_matrices(W: Float[Array, "N n"] | Float[Array, "N n n"]) -> Float[Array, "N n n"]:

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from pimpc import riccati
 from pimpc.constraints import bounds, flatten, unflatten
-from pimpc.problem import LTVProblem, as_matrices, weigh
+from pimpc.problem import LTVProblem, as_matrices, curvature
 from pimpc.residuals import Multipliers, fixed_inputs, zero_multipliers
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -28,10 +28,7 @@ class Rows(NamedTuple):
 
 def measure(problem: LTVProblem) -> Rows:
     """The bounds of all rows and how far a unit of force moves each, inputs yielding as the Hessian's diagonal says."""
-    S = _diagonals(problem.S)
-    stiffness = _diagonals(problem.R) + S + jnp.concatenate([S[1:], jnp.zeros_like(S[:1])])
-    stiffness += jnp.sum(problem.B * jax.vmap(weigh, in_axes=(None, 2), out_axes=2)(problem.Q, problem.B), axis=1)
-    give = jnp.where(fixed_inputs(problem), 0, 1 / stiffness)
+    give = jnp.where(fixed_inputs(problem), 0, 1 / curvature(problem))
 
     def spread(P: Array, stage: tuple[Array, ...]) -> tuple[Array, Array]:
         A, B, give = stage
@@ -56,10 +53,6 @@ def measure(problem: LTVProblem) -> Rows:
     above = (compliance > 0) & (upper < jnp.inf) & ~equal
     count = jnp.sum(below, dtype=lower.dtype) + jnp.sum(above, dtype=lower.dtype)
     return Rows(lower, upper, compliance, below, above, equal, jnp.maximum(count, 1))
-
-
-def _diagonals(W: Float[Array, "N n"] | Float[Array, "N n n"]) -> Float[Array, "N n"]:
-    return W if W.ndim == 2 else jnp.diagonal(W, axis1=1, axis2=2)
 
 
 def pull(problem: LTVProblem, push: Float[Array, " M"]) -> tuple[Float[Array, "N nx"], Float[Array, "N nu"]]:

@@ -10,7 +10,7 @@ from pimpc.constraints import flatten
 from pimpc.derivatives import Optimum, attach
 from pimpc.interior_point import InteriorPoint
 from pimpc.method import Method, Outcome
-from pimpc.problem import LTVProblem, cost, mask_horizon
+from pimpc.problem import LTVProblem, cost, mask_horizon, weigh_every_input
 from pimpc.residuals import Residuals, kkt_residuals
 from pimpc.roll_out_gpu import roll_out
 from pimpc.solution import Solution, Status
@@ -42,7 +42,8 @@ def solve(problem: LTVProblem, method: Method | None = None, warm_start: PyTree 
 
 @functools.partial(jax.jit, static_argnames="method")
 def _solve(problem: LTVProblem, method: Method, warm_start: PyTree | None) -> Solution:
-    problem = mask_horizon(problem)
+    given = mask_horizon(problem)
+    problem = weigh_every_input(given)
     # Neither the method nor the judgement of its answer is differentiated.
     data, warm_start = jax.lax.stop_gradient((problem, warm_start))
     sound = finite(data)
@@ -55,7 +56,7 @@ def _solve(problem: LTVProblem, method: Method, warm_start: PyTree | None) -> So
     residuals = kkt_residuals(data, x, u, outcome.multipliers, kernels)
     status = _status(sound, residuals, outcome, method.tolerance)
     keep = (status <= Status.MAX_ITERATIONS) & _all_finite(outcome.state)
-    plan = Optimum(x, u, cost(data, x, u))
+    plan = Optimum(x, u, cost(jax.lax.stop_gradient(given), x, u))
     plan, _ = attach(problem, plan, flatten(data, outcome.multipliers), status <= Status.SOLVED_INACCURATE)
     return Solution(
         x=plan.x,

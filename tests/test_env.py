@@ -117,7 +117,7 @@ def test_the_replay_of_a_step_is_that_step(env, step, after):
     action = 0.3 * jax.random.normal(jax.random.PRNGKey(3), (B, 29))
     stepped = step(after, action)
     one = jax.tree.map(lambda leaf: leaf[2:3], (after, action))
-    model, substeps, inputs = env.replay_inputs(*one)
+    model, substeps, inputs = env.replay_inputs(*jax.device_get(one))  # as `learning.replay` has them
     np.testing.assert_array_equal(model.body_mass, np.asarray(after.info["task"].params.body_mass[2], float))
     model.opt.iterations, data = 50, mujoco.MjData(model)
     for name, value in inputs.items():

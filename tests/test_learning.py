@@ -508,6 +508,15 @@ def test_only_the_newest_checkpoints_stay(tmp_path):
     assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == ["000000002", "000000003"]
 
 
+def test_arrays_without_elements_survive(tmp_path):
+    """A robot without pairs of limbs has no gaps between them."""
+    state = {**STATE, "gaps": np.zeros((4, 0), np.float32)}
+    checkpoint.save(tmp_path, state, 1, {})
+    restored = checkpoint.restore(tmp_path, state).state
+    assert restored["gaps"].shape == (4, 0) and restored["gaps"].dtype == np.float32
+    np.testing.assert_array_equal(restored["weights"], STATE["weights"])
+
+
 def test_a_directory_that_is_no_run_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="is not a run: it has no 'checkpoints' directory"):
         checkpoint.restore(tmp_path, STATE)
@@ -529,6 +538,8 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(learner, tmp_path, mon
     assert result.iterations == 2
     assert re.search(r"No space left on device: it takes .* The last one, .* is intact", capsys.readouterr().out)
     assert checkpoint.restore(tmp_path, learner.abstract_state).manifest["iteration"] == 1
+    obs = {"state": jnp.ones((3, 2))}
+    np.testing.assert_array_equal(learning.load_policy(tmp_path)(obs), result.policy(obs))  # small, it may still fit
 
 
 # --------------------------------------------------------------------------------- policies, evaluation, what is shown

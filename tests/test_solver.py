@@ -303,6 +303,30 @@ def test_indefinite_weights_are_reported():
     assert np.all(np.isfinite(solution.warm_start.u))
 
 
+def test_inputs_without_a_weight_are_found():
+    """Where the cost asks for nothing, any feasible input is right; where the states ask, it is what they ask for."""
+    one = ones(5, 1)
+    nothing = {"Q": 0 * one, "R": 0 * one}
+    problems = [small(R=0 * one), small(**nothing), small(**nothing, u_min=0.2 * one, u_max=0.3 * one)]
+    solution = solve_small(problems)
+    assert np.all(solution.status[:3] == Status.SOLVED)
+    np.testing.assert_allclose(solution.u[0, :, 0], [1, 0, 0, 0, 0], atol=1e-4)
+    assert np.all((solution.u[2] >= 0.2) & (solution.u[2] <= 0.3))
+    np.testing.assert_allclose(solution.cost[1:3], 0, atol=1e-6)
+
+
+def test_a_state_that_is_huge_is_brought_back_as_well_as_its_inputs_can():
+    with jax.enable_x64(True):
+        problems = [random_problem(seed, np.float64, N=4, nx=3, nu=2, m=3, state_bounds=False) for seed in range(6)]
+        problems = [dataclasses.replace(p, x0=3e4 * p.x0, x_min=None, x_max=None) for p in problems]
+        method = InteriorPoint(tolerance=1e-10)
+        solution = jax.jit(jax.vmap(lambda p: pimpc.solve(p, method)))(stack(problems))
+        assert np.all(solution.status == Status.SOLVED)
+        bounds = [np.stack([getattr(p, name) for p in problems]) for name in ("u_min", "u_max")]
+        least = np.min([np.abs(solution.u - bound) for bound in bounds], axis=0)
+        assert np.mean(least < 1e-4) > 0.3  # clarabel gives up on these, so that there is nothing to compare with
+
+
 def test_degenerate_walking_problems_are_solved():
     batch, _, _ = short()
     problem = take(batch, 0)
