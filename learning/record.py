@@ -91,8 +91,10 @@ def differences(before: Any, after: Any, prefix: str = "") -> dict[str, tuple[An
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes readable JSON."""
-    path.write_text(json.dumps(content, indent=2, default=str) + "\n")
+    """Writes readable JSON, whole or not at all."""
+    beside = path.with_name(f".{path.name}.writing")
+    beside.write_text(json.dumps(content, indent=2, default=str) + "\n")
+    os.replace(beside, path)
 
 
 def read_metrics(run_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
