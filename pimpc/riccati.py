@@ -10,7 +10,7 @@ another; `pimpc.riccati_parallel` does the same in O(log N) steps.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -85,8 +85,10 @@ def choose(kernels: Kernels, fits: bool, pallas: Callable[[], T], xla: Callable[
     """Runs one of two implementations: by default the kernels, where they fit and where there is a GPU.
 
     Raises:
-        ValueError: If the kernels are asked for and do not fit.
+        ValueError: If the kernels are asked for and do not fit, or something is asked for that does not exist.
     """
+    if kernels not in get_args(Kernels):
+        raise ValueError(f"There is no kernels={kernels!r}; there are {', '.join(map(repr, get_args(Kernels)))}.")
     if kernels == "pallas":
         if not fits:
             raise ValueError(

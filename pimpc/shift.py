@@ -36,7 +36,12 @@ def shift(
 
     Returns:
         What to give to `pimpc.solve` with `problem`; a cold start where `reset`.
+
+    Raises:
+        TypeError: If the earlier solve was by another method.
     """
+    if not isinstance(warm_start, WarmStart):
+        raise TypeError(f"warm_start is a {type(warm_start).__name__}; only answers of InteriorPoint can be shifted.")
     N = problem.u_ref.shape[0]
     count = jnp.asarray(N if problem.horizon is None else problem.horizon)
     time = jnp.arange(N) + jnp.clip(jnp.asarray(stages, problem.u_ref.dtype), 0, N)

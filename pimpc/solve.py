@@ -31,13 +31,28 @@ def solve(problem: LTVProblem, method: Method | None = None, warm_start: PyTree 
         residuals and the status are those of the returned states and inputs.
 
     Raises:
-        ValueError: If a field has a wrong shape or is missing (see `pimpc.validate` for errors in the values).
+        ValueError: If a field has a wrong shape or is missing (see `pimpc.validate` for errors in the values), or the
+            warm start is not one for such a problem.
         TypeError: If a field has a wrong type.
     """
     problem = jax.tree.map(jnp.asarray, problem)
     check_structure(problem)
     problem = jax.tree.map(lambda leaf: leaf.astype(leaf.dtype), problem)  # no weak types: they would compile anew
-    return _solve(problem, InteriorPoint() if method is None else method, warm_start)
+    method = InteriorPoint() if method is None else method
+    if warm_start is not None:
+        _check_warm_start(problem, method, warm_start)
+    return _solve(problem, method, warm_start)
+
+
+def _check_warm_start(problem: LTVProblem, method: Method, warm_start: PyTree) -> None:
+    def form(tree: PyTree) -> tuple:
+        return jax.tree.structure(tree), [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
+
+    if form(warm_start) != form(jax.eval_shape(method.cold_start, problem)):
+        raise ValueError(
+            f"warm_start is not one of {type(method).__name__} for a problem of this shape; pass `Solution.warm_start` "
+            "of an earlier solve of such a problem by this method."
+        )
 
 
 @functools.partial(jax.jit, static_argnames="method")

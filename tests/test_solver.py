@@ -408,6 +408,20 @@ def test_wrong_values_are_rejected_by_validate(change, message):
         pimpc.validate(small(**change))
 
 
+def test_a_start_or_a_setting_that_does_not_exist_is_rejected():
+    problem = small()
+    warm = InteriorPoint().cold_start(problem)
+    other = dataclasses.replace(problem, u_min=None, u_max=None)
+    for wrong in ({"problem": other}, {"method": pimpc.PiADMM()}):
+        call = {"problem": problem, "method": InteriorPoint(), "warm_start": warm} | wrong
+        with pytest.raises(ValueError, match="warm_start is not one of"):
+            jax.eval_shape(lambda call=call: pimpc.solve(**call))
+    with pytest.raises(ValueError, match="There is no kernels='palas'"):
+        jax.eval_shape(lambda: pimpc.solve(problem, InteriorPoint(kernels="palas")))  # type: ignore
+    with pytest.raises(TypeError, match="only answers of InteriorPoint can be shifted"):
+        pimpc.shift(pimpc.PiADMM().cold_start(problem), 1.0, problem)  # type: ignore
+
+
 def test_mixed_types_are_rejected():
     with jax.enable_x64(True), pytest.raises(TypeError, match="x0 has type float32 but B has float64"):
         problem = jax.tree.map(np.float64, small())
