@@ -229,6 +229,7 @@ def kkt_residuals(
 
     Returns:
         Relative residuals. The inputs are optimal if and only if all are zero.
+        NaN if the cost leaves inputs undetermined; `solve` judges by `problem.weigh_every_input` of such a problem.
     """
     problem = mask_horizon(problem)
     scale = cost_scale(problem, x, u)
