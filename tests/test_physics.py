@@ -1,9 +1,10 @@
-"""Kinematics and the physics step against C MuJoCo, contact forces, randomization, and backend against backend.
+"""Kinematics and the physics step against C MuJoCo, contact forces, randomization; both backends.
 
 One program is compiled for each of physics and kinematics, for a batch of eight, and shared by all tests.
 """
 
 import importlib.util
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -277,25 +278,46 @@ def test_init_is_a_cold_start(physics):
     assert state.qacc_warmstart.shape == (BATCH, 35) and not np.any(state.qacc_warmstart)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("warp") is None, reason="Warp is optional")
-def test_warp_agrees_with_jax(step):
-    """A rollout of two control steps that lands on randomized feet; both in float32."""
+@pytest.mark.parametrize(
+    ("backend", "accuracy"),
+    [
+        # Of qpos [m, rad], of qvel [m/s, rad/s], of forces [weights]: float32, ten times what is measured, or more.
+        ("jax", (2e-4, 1e-2, 2e-3)),
+        pytest.param(
+            "warp",
+            (1e-5, 5e-4, 1e-4),
+            marks=pytest.mark.skipif(importlib.util.find_spec("warp") is None, reason="Warp is optional"),
+        ),
+    ],
+    ids=["jax", "warp"],
+)
+def test_rollouts_of_both_backends_agree_with_c_mujoco(step, backend: str, accuracy: tuple[float, float, float]):
+    """0.1 s from one start, never set right, in which randomized robots land: what each step adds adds up."""
     params = randomized(5)
+    datas = [mujoco.MjData(c_model(params, i)) for i in range(BATCH)]
     qpos, qvel = random_states(seed=3, height=0.0, spread=0.3)
     qpos[:, :2] = 0.0
-    rng = np.random.default_rng(0)
-    reference = state = to_state(qpos, qvel, np.zeros_like(qvel))
-    warp_step = jax.jit(make_physics(ROBOT, "warp").step, static_argnames="num_substeps")
-    for _ in range(2):
-        ctrl = jnp.asarray(ROBOT.default_joint_pos + 0.1 * rng.normal(size=(BATCH, 29)), jnp.float32)
-        state, contacts = warp_step(params, state, ctrl, num_substeps=4)
-        for _ in range(4):
-            reference, expected = step(params, reference, ctrl)
-        assert np.any(expected.in_contact) and not np.all(expected.in_contact)
-        np.testing.assert_array_equal(contacts.in_contact, expected.in_contact)
-        np.testing.assert_allclose(state.qpos, reference.qpos, atol=1e-4)
-        np.testing.assert_allclose(state.qvel, reference.qvel, atol=1e-2)
-        np.testing.assert_allclose(contacts.force_world, expected.force_world, atol=0.01 * ROBOT.mass * 9.81)
+    for data, q, v in zip(datas, qpos, qvel, strict=True):
+        data.qpos[:], data.qvel[:] = q, v
+    state, rng = to_state(qpos, qvel, np.zeros_like(qvel)), np.random.default_rng(0)
+    warp = backend == "warp"
+    advance = jax.jit(partial(make_physics(ROBOT, "warp").step, num_substeps=4)) if warp else step
+    landed = []
+    for _ in range(5):
+        ctrl = ROBOT.default_joint_pos + 0.1 * rng.normal(size=(BATCH, 29))
+        for data, targets in zip(datas, ctrl, strict=True):
+            data.ctrl[:] = targets
+            mujoco.mj_step(data.model, data, 4)
+        for _ in range(1 if warp else 4):
+            state, contacts = advance(params, state, jnp.asarray(ctrl, jnp.float32))
+        touching = [[np.isin([c.geom[1] for c in d.contact], g).any() for g in ROBOT.foot_geom_ids] for d in datas]
+        np.testing.assert_array_equal(contacts.in_contact, touching)
+        np.testing.assert_allclose(state.qpos, [d.qpos for d in datas], rtol=0, atol=accuracy[0])
+        np.testing.assert_allclose(state.qvel, [d.qvel for d in datas], rtol=0, atol=accuracy[1])
+        forces = [c_foot_forces(d.model, d) for d in datas]
+        np.testing.assert_allclose(contacts.force_world, forces, rtol=0, atol=accuracy[2] * ROBOT.mass * 9.81)
+        landed.append(np.sum(touching))
+    assert 0 < landed[0] < landed[-1] < 2 * BATCH  # feet in the air, feet on the floor, and feet that come down
 
 
 def test_an_unknown_backend_gets_one_clear_sentence():
