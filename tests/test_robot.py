@@ -329,6 +329,11 @@ def test_mistakes_get_one_clear_sentence(biped: Robot, change: dict, message: st
         ('<joint name="hip_r"', '<joint name="hip_r" type="slide"', "all joints but the free one must be hinges"),
         ("</worldbody>", '<body name="ball"/></worldbody>', "all bodies must hang on 'hips', and ['ball'] do not"),
         ('<geom name="toe_r"', '<geom name="toe_r" type="cylinder"', "'toe_r' (foot_geoms) must be a sphere"),
+        # What MuJoCo refuses: on reading, on compiling, and for the names of what is added.
+        ("</mujoco>", "", "biped.xml': parse error"),
+        ('mass="5"', 'mass="five"', "biped.xml': bad format in attribute 'mass', Element 'inertial', line 7."),
+        ('range="-1 1"', 'range="1 -1"', "biped.xml': range[0] should be smaller than range[1] in joint"),
+        ('<geom type="box"', '<geom name="floor" type="box"', "biped.xml': repeated name 'floor' in geom."),
     ],
 )
 def test_unfit_models_get_one_clear_sentence(biped: Robot, old: str, new: str, message: str):
@@ -337,7 +342,8 @@ def test_unfit_models_get_one_clear_sentence(biped: Robot, old: str, new: str, m
     )
     with pytest.raises(ValueError, match=re.escape(message)) as info:
         compile_robot(biped)
-    assert str(info.value).startswith("Robot 'biped':") and "\n" not in str(info.value)
+    text = str(info.value)
+    assert text.startswith("Robot 'biped':") and text.endswith(".") and "\n" not in text
 
 
 @pytest.mark.parametrize(

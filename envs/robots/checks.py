@@ -1,11 +1,29 @@
-"""Whether an MJCF has the parts that a `Robot` names, and none that it must not have."""
+"""Whether an MJCF is one, has the parts that a `Robot` names, and none that it must not have."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import mujoco
 
 if TYPE_CHECKING:
     from envs.robots.robot import Robot
+
+
+@contextlib.contextmanager
+def mjcf_named(robot: "Robot") -> Iterator[None]:
+    """Around what MuJoCo does with a robot's MJCF: its refusals, of several lines, in a sentence that says whose it is.
+
+    Raises:
+        ValueError: MuJoCo refused.
+    """
+    try:
+        yield
+    except ValueError as error:
+        reason = ", ".join(str(error).splitlines()).replace(":, ", ": ").removeprefix("XML ").removeprefix("Error: ")
+        raise ValueError(
+            f"Robot {robot.name!r}: MuJoCo cannot make a model of {str(robot.mjcf)!r}: {reason}."
+        ) from error
 
 
 def hinge_names(robot: "Robot", spec: mujoco.MjSpec) -> tuple[str, ...]:

@@ -155,14 +155,16 @@ def compile_robot(
 
     Raises:
         FileNotFoundError: the MJCF does not exist.
-        ValueError: the MJCF and the robot's data do not fit together (one sentence says which name or pattern).
+        ValueError: MuJoCo refuses the MJCF, or the robot's data do not fit to it (one sentence says which name or why).
     """
     spec, joint_names = robot_spec(
         robot, timestep=timestep, iterations=iterations, ls_iterations=ls_iterations, terrain=terrain
     )
     groups = _first_match(robot, joint_names, [(g.pattern, g) for g in robot.joint_groups], "joint group")
     stds = _first_match(robot, joint_names, [(s.pattern, s) for s in robot.pose_std], "pose std")
-    return _measure(robot, spec.compile(), joint_names, groups, stds, np.array(_default_pose(robot, joint_names)))
+    with checks.mjcf_named(robot):
+        model = spec.compile()
+    return _measure(robot, model, joint_names, groups, stds, np.array(_default_pose(robot, joint_names)))
 
 
 def robot_spec(
@@ -176,20 +178,22 @@ def robot_spec(
     """What `compile_robot` compiles, still editable, and the names of its joints; arguments and errors are the same."""
     if not Path(robot.mjcf).is_file():
         raise FileNotFoundError(f"Robot {robot.name!r}: there is no MJCF at {str(robot.mjcf)!r}.")
-    spec = mujoco.MjSpec.from_file(str(robot.mjcf))
+    with checks.mjcf_named(robot):
+        spec = mujoco.MjSpec.from_file(str(robot.mjcf))
     joint_names = checks.hinge_names(robot, spec)
     checks.check_parts(robot, spec)
     checks.check_limbs(robot, spec)
     groups = _first_match(robot, joint_names, [(g.pattern, g) for g in robot.joint_groups], "joint group")
     pose = _default_pose(robot, joint_names)
 
-    scene.set_solver(spec, timestep=timestep, iterations=iterations, ls_iterations=ls_iterations)
-    scene.add_surroundings(spec, robot.base_body, terrain)
-    scene.set_contacts(spec, [name for foot in robot.foot_geoms for name in foot], robot.foot_friction)
-    if terrain is not None:
-        scene.round_feet(spec, robot.foot_sites, robot.foot_geoms)
-    scene.set_rotors(spec, joint_names, [g.armature for g in groups])
-    scene.set_actuators(spec, joint_names, *_gains(groups, spec, joint_names, pose), [g.effort for g in groups])
+    with checks.mjcf_named(robot):  # some of it compiles
+        scene.set_solver(spec, timestep=timestep, iterations=iterations, ls_iterations=ls_iterations)
+        scene.add_surroundings(spec, robot.base_body, terrain)
+        scene.set_contacts(spec, [name for foot in robot.foot_geoms for name in foot], robot.foot_friction)
+        if terrain is not None:
+            scene.round_feet(spec, robot.foot_sites, robot.foot_geoms)
+        scene.set_rotors(spec, joint_names, [g.armature for g in groups])
+        scene.set_actuators(spec, joint_names, *_gains(groups, spec, joint_names, pose), [g.effort for g in groups])
     return spec, joint_names
 
 
