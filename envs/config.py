@@ -7,6 +7,7 @@ import dataclasses
 from envs.commands import CommandConfig
 from envs.guidance import GuidanceConfig
 from envs.physics import Backend
+from envs.robots import absolute
 from envs.terrain import TerrainConfig
 from rewards import Tables, guidance_terms
 
@@ -75,7 +76,7 @@ class ResetConfig:
 class VelocityConfig:
     """The velocity-tracking task."""
 
-    robot: str = "g1"  # a known robot, or module:NAME or path.py:NAME of a Robot of your own
+    robot: str = "g1"  # a known robot, or module:NAME or path.py:NAME of your own; paths are made absolute
     backend: Backend = "auto"  # physics: warp on an NVIDIA GPU where installed, else jax
     physics_dt: float = 0.005  # s
     decimation: int = 4  # physics steps per control step
@@ -92,6 +93,8 @@ class VelocityConfig:
     rewards: Tables = dataclasses.field(default_factory=Tables)
 
     def __post_init__(self) -> None:
+        # It is stored beside runs and policies, and looked up again from other directories.
+        object.__setattr__(self, "robot", absolute(self.robot))
         if self.decimation < 1:
             raise ValueError(f"decimation = {self.decimation}: at least one physics step per control step is needed.")
         if self.physics_dt <= 0 or self.episode_seconds <= 0:

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from envs.capsules import capsule_gaps
+from envs.config import VelocityConfig
 from envs.kinematics import kinematics
 from envs.physics import nominal_params
 from envs.robots import G1, JointGroup, PoseStd, Robot, RobotModel, compile_robot, get_robot
+from learning.serialize import from_json, to_json
 
 # Unitree's figures for the 29-joint G1 (revision 1.0), left side: lower and upper limit [rad], torque limit [N m],
 # armature [kg m^2].
@@ -284,6 +286,18 @@ def test_a_robot_from_elsewhere_compiles(biped: Robot):
     np.testing.assert_allclose(model.hip_offset_base, [[0, 0.1, -0.52], [0, -0.1, -0.52]], atol=1e-12)
     np.testing.assert_allclose(model.soft_limits[0], [-0.9, 0.9])
     assert np.all(np.isinf(model.soft_limits[1]))
+
+
+def test_a_stored_robot_is_found_from_another_directory(biped: Robot, tmp_path: Path, monkeypatch):
+    folder = Path(tmp_path.name)
+    monkeypatch.chdir(tmp_path.parent)
+    stored = to_json(VelocityConfig(robot=f"{folder}/../{folder}/my_biped.py:BIPED"))
+    monkeypatch.chdir("/")
+    found = from_json(VelocityConfig, stored).robot
+    assert found == f"{tmp_path.resolve()}/my_biped.py:BIPED"
+    assert get_robot(found) == biped
+    for name in ("g1", "envs.robots.g1:G1"):  # are no paths
+        assert VelocityConfig(robot=name).robot == name
 
 
 def test_robots_are_found_by_module_too(g1: RobotModel):

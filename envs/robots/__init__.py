@@ -9,7 +9,7 @@ from envs.robots.g1 import G1
 from envs.robots.robot import JointGroup, PoseStd, Robot, RobotModel, compile_robot
 from envs.robots.themis import THEMIS
 
-__all__ = ["G1", "THEMIS", "JointGroup", "PoseStd", "Robot", "RobotModel", "compile_robot", "get_robot"]
+__all__ = ["G1", "THEMIS", "JointGroup", "PoseStd", "Robot", "RobotModel", "absolute", "compile_robot", "get_robot"]
 
 _BUILT_IN = {robot.name: robot for robot in (G1, THEMIS)}
 
@@ -43,6 +43,12 @@ def get_robot(name: str) -> Robot:
     if not isinstance(robot, Robot):
         raise ValueError(f"There is no robot {name!r}: {source!r} has no Robot named {attribute!r}.")
     return robot
+
+
+def absolute(name: str) -> str:
+    """The robot's name from whatever directory it is looked up: the path in "path/to/file.py:NAME" made whole."""
+    source, colon, attribute = name.rpartition(":")
+    return f"{Path(source).resolve()}:{attribute}" if colon and source.endswith(".py") else name
 
 
 def _load(source: str, name: str) -> ModuleType:
