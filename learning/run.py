@@ -39,7 +39,7 @@ class _Clock:
 
     @property
     def minutes(self) -> float:
-        """Wall-clock time of the whole run."""
+        """Wall-clock time of the whole run, less what a process that was killed spent after its last checkpoint."""
         return self.earlier_minutes + (time.monotonic() - self.started) / 60.0
 
 
@@ -178,7 +178,8 @@ class _Session:
             self.progress.update(self._line(iteration, row))
         if row:
             self.progress.update(self._line(iteration, row), force=True)
-        if saved != iteration:
+        # A process that only compiled has a new time to save, unless the run had ended before.
+        if saved != iteration or (not self.clock.iterations and reason != "steps"):
             self.save(state, iteration)
         return self.result(state, iteration, reason, row)
 

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -325,18 +326,30 @@ def test_a_stopped_and_resumed_run_equals_one_that_never_stopped(learner, tmp_pa
 
 
 def test_a_signal_during_compilation_stops_the_run_once_that_is_over(learner, tmp_path, capsys, monkeypatch):
-    say = progress.Progress.say
+    say, before = progress.Progress.say, []
+
+    def minutes():
+        (saved,) = checkpoint.list_checkpoints(tmp_path / "run")
+        return json.loads((saved / checkpoint.MANIFEST).read_text())["minutes"]
 
     def say_and_interrupt(self, line):
         say(self, line)
         if line.startswith("Compiling"):
+            before.append(minutes())
+            time.sleep(0.6)
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(progress.Progress, "say", say_and_interrupt)
-    result = learning.run_learner(learner, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(progress.Progress, "say", say_and_interrupt)
+        result = learning.run_learner(learner, tmp_path / "run")
     assert (result.stopped_by, result.iterations) == ("signal", 0)
     assert "SIGINT: stopping after this iteration, or as soon as compilation is over" in capsys.readouterr().out
-    assert len(checkpoint.list_checkpoints(tmp_path / "run")) == 1
+    # The run's clock goes on from the end of the compilation, not from before it.
+    stopped = minutes()
+    assert stopped >= before[0] + 0.01
+    run = RunConfig(total_env_steps=SMALL.samples_per_iteration)
+    learning.run_learner(learner, tmp_path / "run", run=run, resume=True)
+    assert record.read_metrics(tmp_path / "run")[0]["minutes"] > stopped
 
 
 def poison(state, env, pipeline=None, info=None):
