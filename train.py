@@ -139,7 +139,7 @@ class EvalConfig:
     seed: int = 0
     """Of headings, noise and kicks."""
     out: Path | None = None
-    """Directory for gate.json and gate.png; by default the policy's own."""
+    """Directory for gate.json and gate.png; by default the policy's own. One of more episodes is not replaced."""
 
 
 def play(arguments: list[str]) -> int:
@@ -164,8 +164,11 @@ def evaluate(arguments: list[str]) -> int:
     from learning import gate_report
 
     out = writable(config.out or (config.policy if config.policy.is_dir() else config.policy.parent), "--out")
-    result = judge(config.policy, out, episodes=config.episodes, seed=config.seed)
-    print(gate_report.table(result), f"Figures: {out / gate_report.JSON_FILE}, {out / gate_report.FIGURE}", sep="\n")
+    stem = gate_report.stem_for(out, config.episodes)
+    result = judge(config.policy, out, episodes=config.episodes, seed=config.seed, stem=stem)
+    print(gate_report.table(result), f"Figures: {out / stem}.json, {out / stem}.png", sep="\n")
+    if stem != gate_report.STEM:
+        print(f"'{out / gate_report.JSON_FILE}' is of more episodes and stays.")
     return 0 if result.passed else 1
 
 

@@ -31,8 +31,10 @@ def load(path: Path) -> tuple[Policy, VelocityConfig]:
     return policy, dataclasses.replace(config, backend="auto")
 
 
-def judge(path: Path, out: Path, episodes: int = 256, seed: int = 0, title: str = "Gate") -> gate.GateResult:
-    """Runs the gate, and writes `gate.json` and `gate.png`.
+def judge(
+    path: Path, out: Path, episodes: int = 256, seed: int = 0, title: str = "Gate", stem: str = gate_report.STEM
+) -> gate.GateResult:
+    """Runs the gate, and writes `gate.json` and `gate.png` in place of those that are there.
 
     Args:
         path: run directory or policy file.
@@ -40,6 +42,7 @@ def judge(path: Path, out: Path, episodes: int = 256, seed: int = 0, title: str 
         episodes: without kicks, and again for each strength of kicks.
         seed: of headings, noise and kicks.
         title: of the progress line.
+        stem: of the files' names; see `gate_report.stem_for`.
     """
     policy, config = load(path)
     run_dir = path if path.is_dir() else path.parent
@@ -54,5 +57,5 @@ def judge(path: Path, out: Path, episodes: int = 256, seed: int = 0, title: str 
         "versions": record.versions(),
         "gate_seconds": time.monotonic() - started,
     }
-    gate_report.write(result, gate_report.to_record(result, settings, bars, facts), out)
+    gate_report.write(result, gate_report.to_record(result, settings, bars, facts), out, stem)
     return result

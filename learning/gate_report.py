@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from jaxtyping import Float
 from learning.gate import Bars, GateConfig, GateResult
 from learning.record import write_json
 
-JSON_FILE, FIGURE = "gate.json", "gate.png"
+STEM = "gate"  # of the names of what is written
+JSON_FILE = f"{STEM}.json"
 UNITS = {
     "episodes": "",
     "falls": "",
@@ -81,13 +83,25 @@ def _measured(value: Any) -> Any:
     return value
 
 
-def write(result: GateResult, record: dict[str, Any], directory: Path) -> None:
-    """Writes `gate.json` and `gate.png`."""
-    write_json(directory / JSON_FILE, record)
+def stem_for(directory: Path, episodes: int) -> str:
+    """The name under which a gate replaces none of more episodes: "gate", or, say, "gate_16" beside one of 256.
+
+    Args:
+        directory: that it is to be written to.
+        episodes: of the gate.
+    """
+    path = directory / JSON_FILE
+    recorded = json.loads(path.read_text()).get("episodes", 0) if path.is_file() else 0
+    return STEM if episodes >= recorded else f"{STEM}_{episodes}"
+
+
+def write(result: GateResult, record: dict[str, Any], directory: Path, stem: str = STEM) -> None:
+    """Writes `gate.json` and `gate.png`, or the like under another stem."""
+    write_json(directory / f"{stem}.json", record)
     title = (
         f"{record['robot']}: {'passes' if result.passed else 'fails'} the gate in C MuJoCo, {record['falls']} falls in "
     )
-    draw(result, title + f"{record['episodes']} episodes", directory / FIGURE)
+    draw(result, title + f"{record['episodes']} episodes", directory / f"{stem}.png")
 
 
 def draw(result: GateResult, heading: str, path: Path) -> None:

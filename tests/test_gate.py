@@ -298,8 +298,8 @@ def test_each_bar_holds_just_so(change, failing):
     assert {v.name for v in verdicts if not v.passed} == failing
 
 
-def result_of(velocity_error):
-    summary = {**GOOD, "velocity_error": velocity_error, "cost_of_transport": math.nan}
+def result_of(velocity_error, episodes=256):
+    summary = {**GOOD, "episodes": episodes, "velocity_error": velocity_error, "cost_of_transport": math.nan}
     command = gate.command_grid(CommandConfig())
     names = ("velocity_error", "yaw_rate_error", "power", "torque_rms", "foot_slip", "v_x", "yaw_rate")
     return gate.GateResult(
@@ -325,6 +325,27 @@ def test_the_exit_code_is_the_verdict(velocity_error, code, env, tmp_path, monke
     assert (found["velocity_error"], found["push_survival"], found["passed"]) == (velocity_error, 0.97, not code)
     assert found["cost_of_transport"] is None and found["versions"]["mujoco"] == mujoco.__version__
     assert (tmp_path / "new" / "gate.png").stat().st_size > 10_000
+
+
+def test_a_gate_of_fewer_episodes_is_written_beside_the_recorded_one(env, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(velocity, "make", lambda config: env)
+    monkeypatch.setattr(gate_report, "draw", lambda result, heading, path: path.touch())
+
+    def judged(episodes, velocity_error):
+        """The velocity errors of all gates that are there after one more."""
+        monkeypatch.setattr(gate, "run_gate", lambda *_: result_of(velocity_error, episodes))
+        train.main(["eval", "--episodes", str(episodes), "--out", str(tmp_path)])
+        assert {p.stem for p in tmp_path.glob("*.png")} == {p.stem for p in tmp_path.glob("*.json")}
+        return {p.name: json.loads(p.read_text())["velocity_error"] for p in tmp_path.glob("*.json")}
+
+    assert judged(16, 0.01) == {"gate.json": 0.01}
+    assert judged(256, 0.02) == {"gate.json": 0.02}
+    capsys.readouterr()
+    assert judged(32, 0.03) == {"gate.json": 0.02, "gate_32.json": 0.03}
+    said = capsys.readouterr().out
+    assert f"Figures: {tmp_path}/gate_32.json" in said
+    assert f"'{tmp_path}/gate.json' is of more episodes and stays." in said
+    assert judged(256, 0.04) == {"gate.json": 0.04, "gate_32.json": 0.03}
 
 
 def test_commands_without_a_measurement_are_grey_and_unlabelled():
