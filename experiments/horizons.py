@@ -22,6 +22,7 @@ import pimpc
 from experiments.recorded_states import RecordedStates
 from pimpc import CentroidalConfig, GaitConfig, LTVProblem, Solution
 from pimpc.centroidal import build_problem
+from pimpc.problem import given_fields
 
 WINDOW = 0.7  # s, over which the beginnings of plans are compared; the horizon of the default configuration
 
@@ -81,7 +82,7 @@ def cut(problem: LTVProblem, n: int, terminal: float) -> LTVProblem:
     """The first n stages of a batch of problems, as problems of n stages."""
     short = jax.vmap(lambda p: with_horizon(p, jnp.asarray(n), terminal))(problem)
     whole = {"x0", "u_prev", "horizon"}
-    staged = {k: v[:, :n] for k, v in vars(short).items() if v is not None and k not in whole}
+    staged = {k: v[:, :n] for k, v in given_fields(short).items() if k not in whole}
     return dataclasses.replace(short, **staged, horizon=None)
 
 

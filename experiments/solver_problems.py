@@ -21,9 +21,11 @@ from jaxtyping import Float
 import pimpc
 from experiments.solver_methods_cpu import Clarabel
 from experiments.solver_programs import make_stages, restore_inputs, sparse_programs
+from pimpc.problem import given_fields
 
 DATA = Path(__file__).parents[1] / "tests" / "data"
 RECORDED = {10: "walk_n10", 50: "walk_n50"}
+FEET = ((12, 6), (12, 6))  # rows and inputs of each foot
 REPEATED = 50  # the recorded horizon that others are made of
 AGREEMENT = 1e-5  # with clarabel, relative to the largest input; at N = 400 it comes no closer than 3e-6
 
@@ -96,7 +98,7 @@ def _read(data: Path, name: str) -> tuple[pimpc.LTVProblem, dict[str, np.ndarray
         arrays = {key: np.asarray(file[key], float) for key in file}
     names = {field.name for field in dataclasses.fields(pimpc.LTVProblem)}
     fields: dict[str, Any] = {name: value for name, value in arrays.items() if name in names}
-    return pimpc.LTVProblem(**fields), arrays
+    return pimpc.LTVProblem(**fields, structure=pimpc.Structure(blocks=FEET)), arrays
 
 
 def repeat_in_time(problem: pimpc.LTVProblem, N: int) -> pimpc.LTVProblem:
@@ -104,8 +106,7 @@ def repeat_in_time(problem: pimpc.LTVProblem, N: int) -> pimpc.LTVProblem:
     recorded = problem.e.shape[1]
     stage, lap = np.arange(N) % recorded, np.arange(N) // recorded
     once = {"x0", "u_prev"}
-    staged = {f.name: getattr(problem, f.name) for f in dataclasses.fields(problem) if f.name not in once}
-    taken = {name: value[:, stage] for name, value in staged.items() if value is not None}
+    taken = {name: value[:, stage] for name, value in given_fields(problem).items() if name not in once}
     x_ref = np.asarray(problem.x_ref)
     advance = x_ref[:, -1] - x_ref[:, 0] + x_ref[:, 1] - x_ref[:, 0]  # of one lap; zero but for the position
     taken["x_ref"] = taken["x_ref"] + lap[:, None] * advance[:, None]

@@ -60,7 +60,7 @@ def make_stages(problem: pimpc.LTVProblem) -> Stages:
     Raises:
         ValueError: The problems are of another kind.
     """
-    p = {f.name: getattr(problem, f.name) for f in dataclasses.fields(problem)}
+    p = {f.name: getattr(problem, f.name) for f in dataclasses.fields(problem) if f.name != "structure"}
     p = {name: np.asarray(value, float) for name, value in p.items() if value is not None}
     finite = all(name in p and np.isfinite(p[name]).all() for name in ("G", "h", "u_min", "u_max"))
     if not finite or p["R"].ndim != 3 or "x_min" in p or "x_max" in p:

@@ -9,7 +9,7 @@ from pimpc.gait import GaitConfig
 from pimpc.interior_point import InteriorPoint
 from pimpc.pi_admm import PiADMM
 from pimpc.plan import CentroidalModel, CentroidalState, ContactPlan, Plan
-from pimpc.problem import LTVProblem
+from pimpc.problem import LTVProblem, Structure
 from pimpc.residuals import kkt_residuals
 from pimpc.shift import shift
 from pimpc.solution import Solution, Status
@@ -29,6 +29,7 @@ __all__ = [
     "Plan",
     "Solution",
     "Status",
+    "Structure",
     "build_problem",
     "can_stand",
     "kkt_residuals",

@@ -20,7 +20,7 @@ from pimpc import cones
 from pimpc.footholds import FootholdConfig, command_path, plan_contacts, rotation_2d
 from pimpc.gait import GaitConfig
 from pimpc.plan import GRAVITY, CentroidalModel, CentroidalState, ContactPlan, Plan, assemble_plan
-from pimpc.problem import LTVProblem
+from pimpc.problem import LTVProblem, Structure
 
 
 @jax.tree_util.register_dataclass
@@ -207,7 +207,7 @@ def build_problem(
     path = predicted_path(config, model, state, command, moving)
     arm = contacts.p_world_foothold - (path[:-1] + path[1:])[:, None] / 2
     A, B, e = discretise(model.mass, config.dt, arm, contacts.stance)
-    G, h, u_min, u_max = _input_constraints(config, model, contacts)
+    G, h, u_min, u_max, structure = _input_constraints(config, model, contacts)
     Q, R, S = _weights(config)
     problem = LTVProblem(
         A=A,
@@ -224,6 +224,7 @@ def build_problem(
         h=h,
         u_min=u_min,
         u_max=u_max,
+        structure=structure,
     )
     return problem, contacts
 
@@ -240,7 +241,7 @@ def _weights(config: CentroidalConfig) -> tuple[Float[Array, "N 9"], Float[Array
 
 def _input_constraints(
     config: CentroidalConfig, model: CentroidalModel, contacts: ContactPlan
-) -> tuple[Float[Array, "N m 12"], Float[Array, "N m"], Float[Array, "N 12"], Float[Array, "N 12"]]:
+) -> tuple[Float[Array, "N m 12"], Float[Array, "N m"], Float[Array, "N 12"], Float[Array, "N 12"], Structure]:
     """Wrench-cone rows of both feet, and bounds that fix a swing foot's wrench to zero."""
     force_max = config.force_max * model.mass * GRAVITY
     friction = config.friction_margin * model.friction
@@ -252,15 +253,9 @@ def _input_constraints(
     blocks = jnp.zeros((config.horizon, 2, rows, 2, 6))
     blocks = blocks.at[:, 0, :, 0].set(G[:, 0]).at[:, 1, :, 1].set(G[:, 1])
     h = jnp.broadcast_to(jnp.tile(h_foot, 2), (config.horizon, 2 * rows))
-
-    # Norms that the cone implies in every frame, so that they scale a solver's variables but never bind.
-    lever = jnp.sqrt(jnp.square(jnp.maximum(model.sole[0], model.sole[1])) + jnp.square(model.sole[2]))
-    twist = jnp.maximum(config.mu_yaw, jnp.sqrt(2.0) * friction * lever)
-    force = force_max * jnp.sqrt(1 + 2 * jnp.square(friction))
-    moment = force_max * jnp.sqrt(jnp.square(lever) + jnp.square(twist))
-    bound = jnp.repeat(jnp.stack([force, moment]), 3)
-    u_max = jnp.where(contacts.stance[..., None], bound, 0.0).reshape(config.horizon, 12)
-    return blocks.reshape(config.horizon, 2 * rows, 12), h, -u_max, u_max
+    u_max = jnp.where(jnp.repeat(contacts.stance, 6, axis=1), jnp.inf, 0.0)
+    structure = Structure(blocks=((rows, 6), (rows, 6)), pins_only=True)
+    return blocks.reshape(config.horizon, 2 * rows, 12), h, -u_max, u_max, structure
 
 
 def _boxes(
@@ -269,7 +264,7 @@ def _boxes(
     contacts: ContactPlan,
     force_max: Float[Array, ""],
     friction: Float[Array, ""],
-) -> tuple[Float[Array, "N 0 12"], Float[Array, "N 0"], Float[Array, "N 12"], Float[Array, "N 12"]]:
+) -> tuple[Float[Array, "N 0 12"], Float[Array, "N 0"], Float[Array, "N 12"], Float[Array, "N 12"], Structure]:
     """The smallest box around each foot's cone, axes of the world: all that the release of the paper asks of forces."""
     toe, heel, half_width = model.sole
     side, zero = jnp.asarray(friction), jnp.zeros(())
@@ -278,7 +273,7 @@ def _boxes(
     lower = -force_max * jnp.stack([side, side, zero, half_width, toe, yaw])
     stance = contacts.stance[..., None]
     u_min, u_max = (jnp.where(stance, b, 0.0).reshape(config.horizon, 12) for b in (lower, upper))
-    return jnp.zeros((config.horizon, 0, 12)), jnp.zeros((config.horizon, 0)), u_min, u_max
+    return jnp.zeros((config.horizon, 0, 12)), jnp.zeros((config.horizon, 0)), u_min, u_max, Structure()
 
 
 def to_plan(x: Float[Array, "N+1 9"], u: Float[Array, "N 12"], contacts: ContactPlan) -> Plan:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pimpc.problem import LTVProblem
+from pimpc.problem import LTVProblem, bounds_inputs
 from pimpc.residuals import Multipliers
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -60,7 +60,7 @@ def make_rows(problem: LTVProblem, free: Bool[Array, "N nu"]) -> Rows:
     """Builds C for one problem; the columns of inputs that are not free are zero."""
     N, nx, nu = problem.B.shape
     stage = [] if problem.G is None else [problem.G]
-    if problem.u_min is not None or problem.u_max is not None:
+    if bounds_inputs(problem):
         stage.append(jnp.broadcast_to(jnp.eye(nu, dtype=problem.B.dtype), (N, nu, nu)))
     none = jnp.zeros((N, 0, nu), problem.B.dtype)
     state = jnp.zeros((0, N, nu), problem.B.dtype)
@@ -100,15 +100,16 @@ def bounds(problem: LTVProblem) -> tuple[Float[Array, " M"], Float[Array, " M"]]
         return value if value is not None or twin is None else jnp.full_like(twin, missing)
 
     below = None if problem.h is None else jnp.full_like(problem.h, -jnp.inf)
-    lower = below, side("u_min", "u_max", -jnp.inf), side("x_min", "x_max", -jnp.inf)
-    upper = problem.h, side("u_max", "u_min", jnp.inf), side("x_max", "x_min", jnp.inf)
+    inputs = (side("u_min", "u_max", -jnp.inf), side("u_max", "u_min", jnp.inf)) if bounds_inputs(problem) else (None,) * 2
+    lower = below, inputs[0], side("x_min", "x_max", -jnp.inf)
+    upper = problem.h, inputs[1], side("x_max", "x_min", jnp.inf)
     return _concatenate(problem, *lower), _concatenate(problem, *upper)
 
 
 def values(problem: LTVProblem, x: Float[Array, "T nx"], u: Float[Array, "N nu"]) -> Float[Array, " M"]:
     """What the rows bound: G_k u_k, the inputs and the states, from the plan itself rather than from C."""
     rows = None if problem.G is None else jnp.einsum("kij,kj->ki", problem.G, u, precision=_HIGHEST)
-    inputs = None if problem.u_min is None and problem.u_max is None else u
+    inputs = u if bounds_inputs(problem) else None
     states = None if problem.x_min is None and problem.x_max is None else x[1:]
     return _concatenate(problem, rows, inputs, states)
 
@@ -128,7 +129,7 @@ def unflatten(problem: LTVProblem, dual: Float[Array, " M"]) -> Multipliers:
     """The inverse of `flatten`."""
     N, nx, nu = problem.B.shape
     m = 0 if problem.h is None else problem.h.shape[1]
-    has_inputs = problem.u_min is not None or problem.u_max is not None
+    has_inputs = bounds_inputs(problem)
     mc = m + nu * has_inputs
     stage = dual[: N * mc].reshape(N, mc)
     has_states = problem.x_min is not None or problem.x_max is not None

@@ -13,7 +13,7 @@ from pimpc.constraints import flatten, unflatten
 from pimpc.interior_point_tables import Shape, Status, Tables
 from pimpc.interior_point_warp import iterate
 from pimpc.lanes import Lanes, Table, pack, unpack
-from pimpc.problem import LTVProblem
+from pimpc.problem import LTVProblem, bounds_inputs
 from pimpc.residuals import Multipliers, fixed_inputs
 from pimpc.riccati_gpu import launch, width
 
@@ -58,7 +58,7 @@ class _Packed(NamedTuple):
 
     BA: Float[Array, "N nx n"]
     cost: Float[Array, "N 4 n"]
-    G: Float[Array, "N m nu"]
+    G: Float[Array, "N lines nu"]  # rows of different blocks side by side
     limit: _Sides
     delta: _Sides
     slack: _Sides
@@ -94,9 +94,9 @@ def run(
         The last iterate.
     """
     nx, nu = problem.B.shape[1:]
-    bounded = nu * (problem.u_min is not None or problem.u_max is not None)
+    bounded = nu * bounds_inputs(problem)
     bounded = nu + nx if problem.x_min is not None or problem.x_max is not None else bounded
-    shape = Shape(nu, bounded, max_iterations, tolerance, boundary)
+    shape = Shape(nu, bounded, max_iterations, tolerance, boundary, problem.structure.blocks)
     work = on_batches(functools.partial(_run, shape, interpret))
     point, slack, force, change, iterations = work(_pack(problem, shape, start))
     flat = functools.partial(_flat, problem, shape)
@@ -122,7 +122,7 @@ def _flat(problem: LTVProblem, shape: Shape, of: _Sides) -> tuple[Flat, Flat]:
     """The inverse of `_sides`."""
 
     def one(columns: Array, rows: Array) -> Flat:
-        inputs = None if problem.u_min is None and problem.u_max is None else columns[:, : shape.nu]
+        inputs = columns[:, : shape.nu] if bounds_inputs(problem) else None
         states = None if shape.bounded <= shape.nu else columns[:, shape.nu :]
         return flatten(problem, Multipliers(None if problem.G is None else rows, inputs, states))
 
@@ -143,7 +143,7 @@ def _pack(problem: LTVProblem, shape: Shape, start: Start) -> _Packed:
     return _Packed(
         BA=jnp.concatenate([problem.B, problem.A], axis=2),
         cost=jnp.stack(costs, axis=1),
-        G=G,
+        G=_fold(G, shape.blocks),
         limit=limit,
         delta=_sides(problem, shape, start.delta, start.delta, 0.0),
         slack=_sides(problem, shape, *start.slack, 1.0),
@@ -154,10 +154,22 @@ def _pack(problem: LTVProblem, shape: Shape, start: Start) -> _Packed:
     )
 
 
+def _fold(G: Float[Array, "N m nu"], blocks: tuple[tuple[int, int], ...] | None) -> Float[Array, "N lines nu"]:
+    """Puts the blocks of G side by side, without the zeros around them."""
+    if blocks is None:
+        return G
+    most, parts, row, column = max(rows for rows, _ in blocks), [], 0, 0
+    for rows, columns in blocks:
+        block = G[:, row : row + rows, column : column + columns]
+        parts.append(jnp.pad(block, [(0, 0), (0, most - rows), (0, 0)]))
+        row, column = row + rows, column + columns
+    return jnp.concatenate(parts, axis=2)
+
+
 def _run(shape: Shape, interpret: bool, packed: _Packed) -> tuple[Array, _Sides, _Sides, _Sides, Array]:
     """Runs the kernel on a batch until all problems are finished."""
     batch, N, _, n = packed.BA.shape
-    m = packed.G.shape[2]
+    m = packed.at.shape[-1]
     lanes = Lanes(width(n, batch), interpret)
     below, above, inputs = lanes.padded(shape.bounded), 2 * lanes.padded(shape.bounded), lanes.chunks(shape.nu)
 

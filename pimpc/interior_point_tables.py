@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from pimpc.lanes import WARP, Cells, Lanes, Row, Table, add_scaled, load, store
+from pimpc.riccati_warp import Outer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Shape:
     max_iterations: int
     tolerance: float
     boundary: float
+    blocks: tuple[tuple[int, int], ...] | None = None  # (rows, columns) of the blocks of G
 
 
 class Sides(NamedTuple):
@@ -39,7 +41,7 @@ class Tables(NamedTuple):
 
     BA: Table  # nx rows of [B_k, A_k]
     cost: Table  # on (u_k, x_{k+1}): weight, reference, weight of the rates, 1 where an input is free
-    G: Table  # m rows
+    G: Table  # its rows, those of different blocks side by side (see `unfold`)
     limit: Table  # of each side, infinite: none
     delta: Table
     slack: Table
@@ -84,18 +86,32 @@ def values(shape: Shape, lanes: Lanes, point: Row, at: Row) -> Row:
     return [-v for v in bounded] + bounded + at
 
 
+def unfold(shape: Shape, lanes: Lanes, lines: list[Row]) -> list[Outer]:
+    """The rows of G, zero outside of their blocks, with the columns that may be other than zero."""
+    if shape.blocks is None:
+        return [Outer(line, range(shape.nu)) for line in lines]
+    rows, first = [], 0
+    for count, columns in shape.blocks:
+        touched = range(first, first + columns)
+        chunks = range(lanes.chunks(touched.stop))
+        here = [(lanes.column(c) >= touched.start) & (lanes.column(c) < touched.stop) for c in chunks]
+        rows += [Outer([jnp.where(h, v, 0.0) for h, v in zip(here, line, strict=False)], touched) for line in lines[:count]]
+        first = touched.stop
+    return rows
+
+
 def barrier_cells(of: Tables, k: Any) -> list[Cells]:
     """Where what `sides` asks for is kept: limit, δ, slack and force."""
     return [of.limit.row(k), of.delta.row(k), of.slack.row(k), of.force.row(k)]
 
 
-def pull(shape: Shape, lanes: Lanes, push: Row, G: list[Row]) -> Row:
+def pull(shape: Shape, lanes: Lanes, push: Row, G: list[Outer]) -> Row:
     """Cᵀ push on the columns (u, x), as far as any are pushed."""
     chunks = lanes.chunks(shape.bounded)
     pulled = [above - below for below, above in zip(push[:chunks], push[chunks : 2 * chunks], strict=True)]
     pulled += [jnp.zeros(WARP, jnp.float32)] * (lanes.chunks(shape.nu) - chunks)
     for r, row in enumerate(G):
-        pulled = add_scaled(pulled, lanes.spread(push[2 * chunks :], r), row)
+        pulled = add_scaled(pulled, lanes.spread(push[2 * chunks :], r), row.row)
     return pulled
 
 

@@ -19,6 +19,7 @@ from pimpc.interior_point_tables import (
     pull,
     read_status,
     sides,
+    unfold,
     values,
     write_status,
 )
@@ -37,7 +38,7 @@ def factorize(shape: Shape, of: Tables) -> None:
         here = [*of.cost.all_rows(k), *barrier_cells(of, k), of.at.row(k), of.point.row(k), of.point.row(k + 1)]
         rows = load(lanes, [*here, *of.BA.all_rows(k), *of.G.all_rows(k)])
         (weight, reference, rate, free), at, before, point = rows[:4], *rows[8:11]
-        BA, G = rows[11 : 11 + nx], rows[11 + nx :]
+        BA, G = rows[11 : 11 + nx], unfold(shape, lanes, rows[11 + nx :])
         side = sides(shape, lanes, rows[4:6], rows[6:8], point, at)
         stiffness = [z * y for z, y in zip(side.z, side.yields, strict=True)]
         push = [z + d * (o - s) for z, d, o, s in zip(side.z, stiffness, side.off, side.s, strict=True)]
@@ -88,10 +89,11 @@ def _step(shape: Shape, of: Tables, centre: Array, corrector: bool) -> tuple[Arr
     def stage(k: Any, rows: list[Row], carry: Any) -> Any:
         before, steepest, sums = carry
         rate, at, point, t = rows[0], *rows[5:8]
-        T, BA, G, extra = rows[8 : 8 + nu], rows[8 + nu : 8 + nu + nx], rows[8 + nu + nx :], []
+        T, BA, rows_G, extra = rows[8 : 8 + nu], rows[8 + nu : 8 + nu + nx], rows[8 + nu + nx :], []
         if corrector:
-            *G, t_more, extra = G
+            *rows_G, t_more, extra = rows_G
             t = add(t, t_more)
+        G = [g.row for g in unfold(shape, lanes, rows_G)]
         side = sides(shape, lanes, rows[1:3], rows[3:5], point, at)
         u, after = forward(lanes, nu, before, BA, T, t, rate)
         climb = lanes.dots(G, u)
@@ -134,9 +136,9 @@ def correct(shape: Shape, of: Tables) -> None:
     def stage(k: Any, rows: list[Row], carry: tuple[Row, Row]) -> tuple[Row, Row]:
         p, size = carry
         rate, limit, delta, s, z, change, point = rows[:7]
-        T, BA, G = rows[7 : 7 + nu], rows[7 + nu : 7 + nu + nx], rows[7 + nu + nx :]
+        T, BA, G = rows[7 : 7 + nu], rows[7 + nu : 7 + nu + nx], unfold(shape, lanes, rows[7 + nu + nx :])
         reach = [jnp.maximum(jnp.abs(v), status.least) for v in point]
-        reach = lanes.dots([[jnp.abs(v) for v in row] for row in G], reach)
+        reach = lanes.dots([[jnp.abs(v) for v in g.row] for g in G], reach)
         each = zip(limit, delta, s, z, change, strict=True)
         push = [jnp.where(b < jnp.inf, (status.centre - c) / (a + d * f), 0.0) for b, d, a, f, c in each]
         p, t = linear_before(lanes, nu, p, BA, T, rate, pull(shape, lanes, push, G))

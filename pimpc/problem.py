@@ -14,7 +14,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+_NOT_STAGED = ("x0", "u_prev", "horizon")
 _SLIGHT = {"float32": 1e-5, "float64": 1e-9}  # of the largest weight: far from both the weights and their rounding
+
+
+@dataclasses.dataclass(frozen=True)
+class Structure:
+    """What is known of a problem before its numbers are. It is used where it is declared, and never looked for.
+
+    Attributes:
+        blocks: G is block diagonal at every stage, with so many (rows, columns) to a block: ((12, 6), (12, 6)) for the
+            cones of two feet. They add up to (m, nu); outside of them G is zero.
+        pins_only: The input bounds do no more than to fix inputs: each pair of them is equal or infinite.
+    """
+
+    blocks: tuple[tuple[int, int], ...] | None = None
+    pins_only: bool = False
 
 
 @jax.tree_util.register_dataclass
@@ -44,6 +59,7 @@ class LTVProblem:
         x_max: Upper state bounds of x_1 … x_N.
         horizon: Number of stages that count, at most N; later stages are inert: their data are not read, their
             inputs are zero and their states hold. One compiled program so serves every horizon up to N.
+        structure: What a solver may rely on; nothing by default.
     """
 
     A: Float[Array, "*batch N nx nx"]
@@ -63,6 +79,19 @@ class LTVProblem:
     x_min: Float[Array, "*batch N nx"] | None = None
     x_max: Float[Array, "*batch N nx"] | None = None
     horizon: Int[Array, "*batch"] | None = None
+    structure: Structure = dataclasses.field(default=Structure(), metadata={"static": True})
+
+
+def given_fields(problem: LTVProblem) -> dict[str, Array]:
+    """The fields that are given and are arrays, by name."""
+    fields = {f.name: getattr(problem, f.name) for f in dataclasses.fields(problem) if f.name != "structure"}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def bounds_inputs(problem: LTVProblem) -> bool:
+    """Whether input bounds count as inequalities."""
+    given = problem.u_min is not None or problem.u_max is not None
+    return given and not problem.structure.pins_only
 
 
 def mask_horizon(problem: LTVProblem) -> LTVProblem:
@@ -91,15 +120,12 @@ def mask_horizon(problem: LTVProblem) -> LTVProblem:
         "x_max": jnp.inf,
     }
 
-    def mask(name: str) -> Array | None:
-        value = getattr(problem, name)
-        if value is None:
-            return None
+    def mask(name: str, value: Array) -> Array:
         keep = active.reshape((N,) + (1,) * (value.ndim - 1))
         return jnp.asarray(jnp.where(keep, value, jnp.asarray(neutral.get(name, 0.0), value.dtype)))
 
-    staged = [f.name for f in dataclasses.fields(problem) if f.name not in ("x0", "u_prev", "horizon")]
-    return dataclasses.replace(problem, **{name: mask(name) for name in staged}, horizon=None)
+    staged = {name: mask(name, value) for name, value in given_fields(problem).items() if name not in _NOT_STAGED}
+    return dataclasses.replace(problem, **staged, horizon=None)
 
 
 def weigh_every_input(problem: LTVProblem) -> LTVProblem:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pimpc import riccati
-from pimpc.problem import LTVProblem, cost, cost_slope, mask_horizon, weigh
+from pimpc.problem import LTVProblem, bounds_inputs, cost, cost_slope, mask_horizon, weigh
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -66,11 +66,10 @@ class Residuals:
 
 def zero_multipliers(problem: LTVProblem) -> Multipliers:
     """Multipliers of the right shapes, all zero."""
-    bounded = problem.u_min is not None or problem.u_max is not None
     confined = problem.x_min is not None or problem.x_max is not None
     return Multipliers(
         None if problem.h is None else jnp.zeros_like(problem.h),
-        jnp.zeros_like(problem.u_ref) if bounded else None,
+        jnp.zeros_like(problem.u_ref) if bounds_inputs(problem) else None,
         jnp.zeros_like(problem.x_ref) if confined else None,
     )
 

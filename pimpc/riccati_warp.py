@@ -21,6 +21,13 @@ from pimpc.lanes import Lanes, Row, add, add_scaled
 Swept = tuple[list[Row], Row, Array]  # Hessian, linear term, by how much the minimum is lower
 
 
+class Outer(NamedTuple):
+    """A row g of the inputs."""
+
+    row: Row
+    columns: range  # where it may be other than zero
+
+
 class Value(NamedTuple):
     """A quadratic in the input and the state before a stage, (du_{k−1}, dx_k)."""
 
@@ -37,7 +44,7 @@ def no_value(lanes: Lanes, nu: int, nx: int) -> Value:
 
 
 def before_inputs(
-    lanes: Lanes, nu: int, value: Value, BA: list[Row], weight: Row, slope: Row, outer: list[Row], force: list[Array]
+    lanes: Lanes, nu: int, value: Value, BA: list[Row], weight: Row, slope: Row, outer: list[Outer], force: list[Array]
 ) -> tuple[list[Row], Row]:
     """The Hessian and the linear term of a stage in (du_k, dx_k).
 
@@ -71,9 +78,9 @@ def before_inputs(
     m = [jnp.where(here, v + s, 0.0) for here, v, s in zip(inputs, p, slope, strict=True)]
     for j in range(nx):
         m = add_scaled(m, lanes.spread(p, nu + j), BA[j])
-    for row, d in zip(outer, force, strict=True):
+    for (row, columns), d in zip(outer, force, strict=True):
         scaled = [d * v for v in row]
-        P_uu = [add_scaled(M, lanes.spread(row, i), scaled) for i, M in enumerate(P_uu)]
+        P_uu = [add_scaled(M, lanes.spread(row, i), scaled) if i in columns else M for i, M in enumerate(P_uu)]
     M = [row + [zero] * (len(inputs) - len(row)) for row in P_uu] + [[zero] * len(inputs)] * nx
 
     def add_state(_: Any, carry: tuple[list[Row], list[Row], list[Row]]) -> tuple[list[Row], list[Row], list[Row]]:

@@ -1,6 +1,5 @@
 """Checks of a problem: of its structure, known when a program is traced, and of its values, known when it runs."""
 
-import dataclasses
 from collections.abc import Callable
 
 import jax.core
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from pimpc.problem import LTVProblem
+from pimpc.problem import LTVProblem, Structure, given_fields
 
 _SHAPES = {
     "A": ("N nx nx",),
@@ -50,6 +49,7 @@ def check_structure(problem: LTVProblem) -> None:
             f"B has shape {shape}, a batch; solve takes one problem, so call jax.vmap(pimpc.solve) instead."
         )
     _check_shapes(present, ())
+    _check_blocks(present, problem.structure)
 
 
 def validate(problem: LTVProblem) -> None:
@@ -69,10 +69,12 @@ def validate(problem: LTVProblem) -> None:
         if isinstance(value, jax.core.Tracer):
             raise TypeError(f"{name} is traced; call validate outside of jax.jit and jax.vmap, where values are known.")
     _check_shapes(present, present["B"].shape[:-3])
+    _check_blocks(present, problem.structure)
     values = {name: np.asarray(value) for name, value in present.items()}
     _check_values(values)
     _check_weights(values)
     _check_bounds(values)
+    _check_declared(values, problem.structure)
 
 
 def finite(problem: LTVProblem) -> Bool[Array, ""]:
@@ -86,8 +88,7 @@ def finite(problem: LTVProblem) -> Bool[Array, ""]:
 
 def _present(problem: LTVProblem) -> dict[str, Array]:
     """The fields that are given, with their presence and types checked."""
-    present = {f.name: getattr(problem, f.name) for f in dataclasses.fields(problem)}
-    present = {name: value for name, value in present.items() if value is not None}
+    present = given_fields(problem)
     for name in _SHAPES:
         if name not in present and name not in _OPTIONAL:
             raise ValueError(f"{name} is None; it is required, only {', '.join(_OPTIONAL)} may be left out.")
@@ -132,6 +133,36 @@ def _check_shapes(present: dict[str, Array], batch: tuple[int, ...]) -> None:
                 f"({axes.replace(' ', ', ')}) = {s}" for axes, s in zip(_SHAPES[name], allowed, strict=True)
             )
             raise ValueError(f"{name} has shape {value.shape}; it must be {wanted}, judging by B of shape {shape}.")
+
+
+def _check_blocks(present: dict[str, Array], structure: Structure) -> None:
+    """Checks that the declared blocks of G fill it."""
+    if structure.blocks is None:
+        return
+    if "G" not in present:
+        raise ValueError("structure.blocks is given without G; they are the blocks of G.")
+    filled = tuple(sum(sizes) for sizes in zip(*structure.blocks, strict=True))
+    if filled != present["G"].shape[-2:] or min(min(block) for block in structure.blocks) < 1:
+        raise ValueError(
+            f"structure.blocks = {structure.blocks} add up to {filled} rows and columns, but G has "
+            f"{present['G'].shape[-2:]}; each block needs at least one of both."
+        )
+
+
+def _check_declared(values: dict[str, np.ndarray], structure: Structure) -> None:
+    """Checks that a problem is what it is declared to be."""
+    if structure.blocks is not None:
+        inside, row, column = np.zeros(values["G"].shape[-2:], bool), 0, 0
+        for rows, columns in structure.blocks:
+            inside[row : row + rows, column : column + columns] = True
+            row, column = row + rows, column + columns
+        _reject(values, "G", lambda v: (v != 0) & ~inside, "outside of structure.blocks G must be zero.")
+    if structure.pins_only:
+        lower = values.get("u_min", np.float64(-np.inf))
+        for name, other in (("u_max", lower), ("u_min", values.get("u_max", np.float64(np.inf)))):
+            if name in values:
+                sentence = "with structure.pins_only bounds are infinite, or equal to fix an input."
+                _reject(values, name, lambda v, other=other: np.isfinite(v) & (v != other), sentence)
 
 
 def _where(name: str, wrong: np.ndarray) -> str:

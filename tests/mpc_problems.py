@@ -9,6 +9,7 @@ import numpy as np
 from scipy import linalg, sparse
 
 import pimpc
+from pimpc.problem import given_fields
 
 DATA = Path(__file__).parent / "data"
 FILES = ("walk_n10", "walk_wide_n10", "stand_n10", "double_support_n10", "flight_n10", "walk_n50")
@@ -57,8 +58,7 @@ def random_problem(seed, dtype, N=6, nx=4, nu=3, m=5, state_bounds=True, full=Fa
 
 def clarabel_inputs(problem):
     """The optimal inputs of one problem by clarabel, with states and inputs as variables of one sparse program."""
-    p = {f.name: getattr(problem, f.name) for f in dataclasses.fields(problem)}
-    p = {key: np.asarray(value, float) for key, value in p.items() if value is not None}
+    p = {key: np.asarray(value, float) for key, value in given_fields(problem).items()}
     N, nx, nu = p["B"].shape
     n = N * (nx + nu)  # x_1 … x_N, u_0 … u_{N−1}
     full = {k: p[k] if p[k].ndim == 3 else np.stack([np.diag(row) for row in p[k]]) for k in ("Q", "R", "S")}

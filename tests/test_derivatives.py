@@ -19,7 +19,7 @@ from pimpc.rows import measure
 
 SEEDS = range(8)
 PRECISE = InteriorPoint(tolerance=1e-13, max_iterations=60)
-FIELDS = [f.name for f in dataclasses.fields(LTVProblem) if f.name != "horizon"]
+FIELDS = [f.name for f in dataclasses.fields(LTVProblem) if f.name not in ("horizon", "structure")]
 DIRECTIONS = [*FIELDS, "fixed"]  # the last moves both bounds of the fixed inputs
 STEP = 1e-4
 N = 5

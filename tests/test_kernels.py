@@ -98,6 +98,32 @@ def test_iterations_are_those_of_xla(width, without, monkeypatch):
     np.testing.assert_allclose(np.median(np.abs(ours.u - theirs.u)), 0, atol=1e-5 * scale)
 
 
+@pytest.mark.parametrize("width", [8, 32])
+def test_declared_blocks_are_the_whole_matrix(width, monkeypatch):
+    """Blocks of different sizes, over the boundary of a chunk of 8 lanes."""
+    monkeypatch.setattr(interior_point_gpu, "width", lambda columns, batch: width)
+    blocks = ((4, 7), (2, 3))
+    p = dataclasses.replace(batch(3, N=3, nx=2, nu=10, m=6, state_bounds=False), x_min=None, x_max=None)
+    inside = np.zeros((6, 10), bool)
+    inside[:4, :7] = inside[4:, 7:] = True
+    G = jnp.where(inside, p.G, 0)
+    h = jnp.einsum("bkij,bkj->bki", G, 0.5 * (p.u_min + p.u_max)) + 0.1
+    dense = dataclasses.replace(p, G=G, h=h)
+    declared = dataclasses.replace(dense, structure=pimpc.Structure(blocks=blocks))
+    pimpc.validate(declared)
+    method = interior_point.InteriorPoint(kernels="xla", tolerance=1e-5)
+
+    def solve(problem):
+        rows = measure(problem)
+        start = interior_point._start(method, problem, rows, None, jnp.array(True))
+        return interior_point._by_kernels(method, problem, rows, start, interpret=True)
+
+    ours, theirs = (jax.jit(jax.vmap(solve))(q) for q in (declared, dense))
+    assert np.any(theirs.force.above.reshape(3, 3, -1)[:, :, :6] > 0.1)  # rows that bind
+    np.testing.assert_allclose(ours.u, theirs.u, atol=1e-5)
+    np.testing.assert_array_equal(ours.iteration, theirs.iteration)
+
+
 def test_problems_for_which_there_are_no_kernels_are_refused():
     problem = random_problem(0, np.float32, N=3, nx=2, nu=2, full=True)
     with pytest.raises(ValueError, match="needs float32, diagonal weights"):
