@@ -100,7 +100,9 @@ def bounds(problem: LTVProblem) -> tuple[Float[Array, " M"], Float[Array, " M"]]
         return value if value is not None or twin is None else jnp.full_like(twin, missing)
 
     below = None if problem.h is None else jnp.full_like(problem.h, -jnp.inf)
-    inputs = (side("u_min", "u_max", -jnp.inf), side("u_max", "u_min", jnp.inf)) if bounds_inputs(problem) else (None,) * 2
+    inputs = (
+        (side("u_min", "u_max", -jnp.inf), side("u_max", "u_min", jnp.inf)) if bounds_inputs(problem) else (None,) * 2
+    )
     lower = below, inputs[0], side("x_min", "x_max", -jnp.inf)
     upper = problem.h, inputs[1], side("x_max", "x_min", jnp.inf)
     return _concatenate(problem, *lower), _concatenate(problem, *upper)

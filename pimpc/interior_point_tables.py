@@ -95,7 +95,9 @@ def unfold(shape: Shape, lanes: Lanes, lines: list[Row]) -> list[Outer]:
         touched = range(first, first + columns)
         chunks = range(lanes.chunks(touched.stop))
         here = [(lanes.column(c) >= touched.start) & (lanes.column(c) < touched.stop) for c in chunks]
-        rows += [Outer([jnp.where(h, v, 0.0) for h, v in zip(here, line, strict=False)], touched) for line in lines[:count]]
+        rows += [
+            Outer([jnp.where(h, v, 0.0) for h, v in zip(here, line, strict=False)], touched) for line in lines[:count]
+        ]
         first = touched.stop
     return rows
 

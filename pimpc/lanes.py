@@ -17,6 +17,7 @@ from jax.experimental.pallas import triton
 from jaxtyping import Array
 
 WARP = 32
+MOST = 2**30 - 1  # numbers in an array, so that a compiler sees that no address overflows (see `_apart`)
 BLOCK = 4  # rows to a loop in `_apart`
 Row = list[Array]
 
@@ -136,10 +137,11 @@ def add_scaled(a: Row, factor: Array, b: Row) -> Row:
 
 
 class Cells(NamedTuple):
-    """A row in memory: the array, and for each chunk where its lanes find their numbers."""
+    """A row in memory: the array, where its lanes find the stage's first number, and how far on each chunk is."""
 
     ref: Any
-    places: list[Array]
+    start: Array
+    ahead: list[int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,13 +157,14 @@ class Table:
 
     def row(self, stage: Any, row: int = 0) -> Cells:
         """One row of a stage."""
-        first = ((self.warp * self.stages + stage) * self.rows + row) * self.chunks * WARP
-        places = first + jax.lax.iota(jnp.int32, WARP)
-        return Cells(self.ref, [places + chunk * WARP for chunk in range(self.chunks)])
+        return self.all_rows(stage)[row]
 
     def all_rows(self, stage: Any) -> list[Cells]:
         """All rows of a stage."""
-        return [self.row(stage, row) for row in range(self.rows)]
+        length = self.chunks * WARP
+        start = (self.warp * self.stages + stage) * self.rows * length + jax.lax.iota(jnp.int32, WARP)
+        chunks = range(0, length, WARP)
+        return [Cells(self.ref, start, [row * length + chunk for chunk in chunks]) for row in range(self.rows)]
 
 
 def pack(lanes: Lanes, value: Array, by: float = 0.0) -> Array:
@@ -219,44 +222,49 @@ def each_stage(
 def load(lanes: Lanes, cells: list[Cells]) -> list[Row]:
     """Reads rows."""
 
-    def read(cells: list[Cells], places: list[list[Array]], _: Any) -> list[Row]:
-        return [[cell.ref[at] for at in row] for cell, row in zip(cells, places, strict=True)]
+    def read(cells: list[Cells], starts: list[Array], _: Any) -> list[Row]:
+        return [[cell.ref[start + at] for at in cell.ahead] for cell, start in zip(cells, starts, strict=True)]
 
-    zeros = [[jnp.zeros(WARP, jnp.float32) for _ in cell.places] for cell in cells]
+    zeros = [[jnp.zeros(WARP, jnp.float32) for _ in cell.ahead] for cell in cells]
     return _apart(lanes, read, cells, zeros)
 
 
 def store(lanes: Lanes, cells: list[Cells], rows: list[Row]) -> None:
     """Writes rows, or as many of their chunks as the cells have."""
 
-    def write(cells: list[Cells], places: list[list[Array]], rows: list[Row]) -> list[Row]:
-        for cell, row, values in zip(cells, places, rows, strict=True):
-            for at, value in zip(row, values, strict=True):
-                cell.ref[at] = value
+    def write(cells: list[Cells], starts: list[Array], rows: list[Row]) -> list[Row]:
+        for cell, start, values in zip(cells, starts, rows, strict=True):
+            for at, value in zip(cell.ahead, values, strict=True):
+                cell.ref[start + at] = value
         return [[jnp.zeros_like(v) for v in row] for row in rows]
 
-    _apart(lanes, write, cells, [row[: len(cell.places)] for cell, row in zip(cells, rows, strict=True)])
+    _apart(lanes, write, cells, [row[: len(cell.ahead)] for cell, row in zip(cells, rows, strict=True)])
 
 
 def _apart(lanes: Lanes, access: Any, cells: list[Cells], rows: list[Row]) -> list[Row]:
-    """Runs `access(cells, places, rows)` in loops of one turn, of which nothing is left in the machine code.
+    """Runs `access(cells, starts, rows)` in loops of one turn, of which nothing is left in the machine code.
 
     For every access to memory, Triton's compiler looks at all operations that its address and its value are connected
     with, in cubic time. What goes through the arguments of a loop is not connected, if it changes in the loop; and
     loops of many arguments are slow to analyse in turn. The condition always holds, but the compiler learns that too
     late to move the arrays' addresses out of the loops, where they would connect everything again.
+
+    Rows of one stage share their start, and how far on they are becomes part of the machine's own instruction, which
+    asks for a start that is known to be too small to overflow. That is a quarter less code, and no register is spilt.
     """
     if lanes.interpret:
-        return access(cells, [cell.places for cell in cells], rows)
+        return access(cells, [cell.start for cell in cells], rows)
 
     def turn(cells: list[Cells], carry: Any) -> Any:
-        again, places, rows = carry
-        result = jax.lax.cond(pl.program_id(0) >= 0, lambda: access(cells, places, rows), lambda: rows)
-        return again - 1, jax.tree.map(lambda at: at + 1, places), result
+        again, starts, rows = carry
+        shared = {id(cell.start): start & MOST for cell, start in zip(cells, starts, strict=True)}
+        small = [shared[id(cell.start)] for cell in cells]
+        result = jax.lax.cond(pl.program_id(0) >= 0, lambda: access(cells, small, rows), lambda: rows)
+        return again - 1, jax.tree.map(lambda at: at + 1, starts), result
 
     results = []
     for at in range(0, len(cells), BLOCK):
         some = cells[at : at + BLOCK]
-        carry = jnp.int32(1), [cell.places for cell in some], rows[at : at + BLOCK]
+        carry = jnp.int32(1), [cell.start for cell in some], rows[at : at + BLOCK]
         results += jax.lax.while_loop(lambda c: c[0] > 0, functools.partial(turn, some), carry)[2]
     return results

@@ -11,7 +11,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Bool, Float
 
-from pimpc.lanes import WARP, Lanes, Table, add, load, pack, store, unpack
+from pimpc.lanes import MOST, WARP, Lanes, Table, add, load, pack, store, unpack
 from pimpc.riccati_warp import as_value, before_inputs, forward, no_value, sweep
 
 
@@ -51,7 +51,7 @@ def launch(
     inputs, warps = [*reads, *updates], reads[0].shape[0]
     shapes = [v.shape[1:4] for v in inputs] + list(writes)
     results = [(warps, *shape, WARP) for shape in shapes[len(reads) :]]
-    if max(math.prod(shape) for shape in shapes) * warps * WARP >= 2**31:
+    if max(math.prod(shape) for shape in shapes) * warps * WARP > MOST:
         problems, stages = warps * lanes.problems, reads[0].shape[1]
         raise ValueError(f"{problems} problems of {stages} stages are too large for the GPU kernels: split the batch.")
 

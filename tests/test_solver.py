@@ -15,7 +15,8 @@ import pytest
 from mpc_problems import FILES, clarabel_inputs, edited, float64_costs, input_errors, random_problem
 
 import pimpc
-from pimpc import InteriorPoint, Status
+from pimpc import InteriorPoint, Status, Structure
+from pimpc.problem import given_fields
 
 N10 = tuple(name for name in FILES if name.endswith("n10"))
 
@@ -162,7 +163,7 @@ def test_horizon_masking_equals_the_shorter_problem():
     masked = by_horizon(problem, np.arange(1, 11))
     assert np.all(masked.status == Status.SOLVED)
     for n in (1, 4, 10):
-        staged = {k: v[:n] for k, v in vars(problem).items() if v is not None and k not in ("x0", "u_prev")}
+        staged = {k: v[:n] for k, v in given_fields(problem).items() if k not in ("x0", "u_prev")}
         alone = pimpc.solve(dataclasses.replace(problem, **staged))
         np.testing.assert_allclose(masked.u[n - 1, :n], alone.u, atol=0.05)
         np.testing.assert_allclose(masked.x[n - 1, : n + 1], alone.x, atol=1e-3)
@@ -252,8 +253,8 @@ def test_infinite_bounds_are_none():
 
 
 def test_single_stage_without_constraints():
-    fields = vars(small(G=None, h=None, u_min=None, u_max=None, x_min=None, x_max=None))
-    first = {k: v if v is None or k in ("x0", "u_prev") else v[:1] for k, v in fields.items()}
+    fields = given_fields(small(G=None, h=None, u_min=None, u_max=None, x_min=None, x_max=None))
+    first = {k: v if k in ("x0", "u_prev") else v[:1] for k, v in fields.items()}
     solution = pimpc.solve(pimpc.LTVProblem(**first))
     assert solution.status == Status.SOLVED
     np.testing.assert_allclose(solution.u, 1 / 1.1, atol=1e-6)
@@ -381,6 +382,12 @@ STRUCTURE = [
     ({"R": ones(5, 1).astype(np.int32)}, TypeError, "R has type int32; convert it to float32 or float64"),
     ({"S": jnp.ones((5, 1), jnp.bfloat16)}, TypeError, "S has type bfloat16"),
     ({"horizon": np.float32(2.0)}, TypeError, "horizon has type float32; it counts stages"),
+    (
+        {"structure": Structure(blocks=((1, 1),))},
+        ValueError,
+        r"add up to \(1, 1\) rows and columns, but G has \(2, 1\)",
+    ),
+    ({"G": None, "h": None, "structure": Structure(blocks=((2, 1),))}, ValueError, "blocks is given without G"),
 ]
 VALUES = [
     ({"e": edited(ones(5, 1), (3, np.nan))}, r"e\[3, 0\] is nan; it must be finite"),
@@ -389,6 +396,11 @@ VALUES = [
     ({"u_min": ones(5, 1), "u_max": 0 * ones(5, 1)}, r"u_min\[0, 0\] is above u_max there"),
     ({"u_max": -np.inf * ones(5, 1)}, r"u_max\[0, 0\] is -inf; use a number, or inf"),
     ({"horizon": np.int32(9)}, r"horizon is 9; it must be from 1 to N = 5"),
+    ({"structure": Structure(pins_only=True), "u_max": ones(5, 1)}, r"u_max\[0, 0\] is 1.0; with structure.pins_only"),
+    (
+        {"structure": Structure(pins_only=True), "u_min": -ones(5, 1)},
+        r"u_min\[0, 0\] is -1.0; with structure.pins_only",
+    ),
 ]
 
 
@@ -406,6 +418,43 @@ def test_wrong_structure_is_rejected_when_traced(change, error, message):
 def test_wrong_values_are_rejected_by_validate(change, message):
     with pytest.raises(ValueError, match=message):
         pimpc.validate(small(**change))
+
+
+def test_what_is_declared_of_a_problem_changes_its_solution_by_nothing():
+    """The stances' bounds of the recorded walks never bind: without them, and with only pins left, it is as it was."""
+    with jax.enable_x64(True):
+        problem, data = recorded("walk_n10", np.float64, 8)
+    free = problem.u_min != problem.u_max
+    pinned = dataclasses.replace(
+        problem, u_min=np.where(free, -np.inf, problem.u_min), u_max=np.where(free, np.inf, problem.u_max)
+    )
+    declared = dataclasses.replace(pinned, structure=Structure(blocks=((12, 6), (12, 6)), pins_only=True))
+    pimpc.validate(declared)
+
+    def moved(problem, pin):
+        """The optimum, and how its cost depends on where the inputs are pinned."""
+
+        choice = problem.u_min != problem.u_max
+
+        def optimum(pin):
+            lower, upper = (jnp.where(choice, bound, bound + pin) for bound in (problem.u_min, problem.u_max))
+            solution = pimpc.solve(dataclasses.replace(problem, u_min=lower, u_max=upper))
+            return solution.cost, solution
+
+        (_, solution), slope = jax.value_and_grad(optimum, has_aux=True)(pin)
+        return solution, slope
+
+    with jax.enable_x64(True):
+        results = [jax.jit(jax.vmap(moved))(p, np.zeros_like(problem.u_ref)) for p in (pinned, declared)]
+    (before, slope), (after, slope_declared) = jax.device_get(results)
+    assert np.all(after.status == Status.SOLVED)
+    assert after.warm_start.multipliers.inputs is None
+    np.testing.assert_allclose(after.u, data["u_opt"], atol=1e-3 * np.abs(data["u_opt"]).max())
+    np.testing.assert_allclose(after.cost, before.cost, rtol=1e-5)
+    np.testing.assert_allclose(slope_declared, slope, atol=1e-2 * np.abs(slope).max())
+    assert np.all(slope_declared[free] == 0) and np.any(slope_declared[~free] != 0)
+    with pytest.raises(ValueError, match=r"G\[2, 0, 0, 6\] is 1.0; outside of structure.blocks G must be zero"):
+        pimpc.validate(dataclasses.replace(declared, G=edited(declared.G, ((2, 0, 0, 6), 1.0))))
 
 
 def test_a_start_or_a_setting_that_does_not_exist_is_rejected():
