@@ -24,19 +24,19 @@ from pimpc.interior_point_tables import (
     write_status,
 )
 from pimpc.lanes import WARP, Cells, Row, add, each_stage, load, store
-from pimpc.riccati_warp import as_value, before_inputs, forward, linear_before, no_value, sweep
+from pimpc.riccati_warp import Value, as_value, before_inputs, forward, linear_before, no_value, sweep
 
 
 def factorize(shape: Shape, of: Tables) -> None:
     """Back over the stages: Hessians with the barrier's stiffness, and the predictor's gradient."""
     lanes, nu, nx = of.BA.lanes, shape.nu, of.BA.rows
-    N = of.BA.stages
 
-    def stage(i: Any, carry: Any) -> Any:
-        k = of.BA.stages - 1 - i
-        value, next_rate = carry
+    def cells(k: Any) -> list[Cells]:
         here = [*of.cost.all_rows(k), *barrier_cells(of, k), of.at.row(k), of.point.row(k), of.point.row(k + 1)]
-        rows = load(lanes, [*here, *of.BA.all_rows(k), *of.G.all_rows(k)])
+        return [*here, *of.BA.all_rows(k), *of.G.all_rows(k)]
+
+    def stage(k: Any, rows: list[Row], carry: tuple[Value, Row]) -> tuple[Value, Row]:
+        value, next_rate = carry
         (weight, reference, rate, free), at, before, point = rows[:4], *rows[8:11]
         BA, G = rows[11 : 11 + nx], unfold(shape, lanes, rows[11 + nx :])
         side = sides(shape, lanes, rows[4:6], rows[6:8], point, at)
@@ -54,7 +54,9 @@ def factorize(shape: Shape, of: Tables) -> None:
         return as_value(lanes, nu, M, m, rate, saved), rates
 
     zeros = [jnp.zeros(WARP, jnp.float32)] * lanes.chunks(nu + nx)
-    jax.lax.fori_loop(0, N, stage, (no_value(lanes, nu, nx), zeros))
+    start = no_value(lanes, nu, nx), zeros
+    # Few lanes to a problem have no registers left for the next stage.
+    each_stage(lanes, range(of.BA.stages - 1, -1, -1), cells, stage, start, early=lanes.width > 8)
 
 
 def predict(shape: Shape, of: Tables) -> None:

@@ -64,9 +64,9 @@ class Lanes:
         return _shuffle(value, "idx", lane, self.width)
 
     def pick(self, value: Array, lane: Any) -> Array:
-        """The value of one lane of each problem, known only at run time, on all of its lanes."""
+        """The value of one lane of each problem, known only at run time and modulo the width, on all of its lanes."""
         if self.interpret:
-            return jnp.repeat(value.reshape(self.problems, self.width)[:, lane], self.width)
+            return jnp.repeat(value.reshape(self.problems, self.width)[:, lane % self.width], self.width)
         return _shuffle(value, "idx", jnp.full(WARP, lane, jnp.int32), self.width)
 
     def across(self, value: Array, distance: int) -> Array:
@@ -194,6 +194,7 @@ def each_stage(
     cells: Callable[[Any], list[Cells]],
     body: Callable[[Any, list[Row], Any], Any],
     carry: Any,
+    early: bool = True,
 ) -> Any:
     """Loops over the stages, reading what the next one needs while the last one is worked on.
 
@@ -203,10 +204,15 @@ def each_stage(
         cells: What to read in a stage.
         body: Called with the stage, what was read there and the carry; returns the carry.
         carry: The first one.
+        early: False: reads when it is needed, which takes fewer registers.
 
     Returns:
         The last carry.
     """
+
+    def late(i: Any, carry: Any) -> Any:
+        k = order.start + order.step * i
+        return body(k, load(lanes, cells(k)), carry)
 
     def turn(i: Any, state: tuple[list[Row], Any]) -> tuple[list[Row], Any]:
         rows, carry = state
@@ -215,6 +221,8 @@ def each_stage(
         ahead = load(lanes, cells(after))
         return ahead, body(k, rows, carry)
 
+    if not early:
+        return jax.lax.fori_loop(0, len(order), late, carry)
     first = load(lanes, cells(order.start))
     return jax.lax.fori_loop(0, len(order), turn, (first, carry))[1]
 

@@ -11,8 +11,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Bool, Float
 
-from pimpc.lanes import MOST, WARP, Lanes, Table, add, load, pack, store, unpack
-from pimpc.riccati_warp import as_value, before_inputs, forward, no_value, sweep
+from pimpc.lanes import MOST, WARP, Cells, Lanes, Row, Table, add, each_stage, pack, store, unpack
+from pimpc.riccati_warp import Value, as_value, before_inputs, forward, no_value, sweep
 
 
 def fits(B: Array, *weights: Array) -> bool:
@@ -113,24 +113,27 @@ def _newton(
 ) -> None:
     lanes, N, nx = BA.lanes, BA.stages, BA.rows
 
-    def backward(i: Any, value: Any) -> Any:
-        k = N - 1 - i
-        own, S, linear, moves, *rows = load(
-            lanes, [weight.row(k), rate.row(k), slope.row(k), free.row(k), *BA.all_rows(k)]
-        )
+    def backward(k: Any, rows: list[Row], value: Value) -> Value:
+        own, S, linear, moves, *rows = rows
         M, m = before_inputs(lanes, nu, value, rows, add(own, S), linear, [], [])
         M, m, lower = sweep(lanes, nu, M, m, moves)
         store(lanes, [*T.all_rows(k), t.row(k)], [*M[:nu], m])
         return as_value(lanes, nu, M, m, S, value.saved + lower)
 
-    value = jax.lax.fori_loop(0, N, backward, no_value(lanes, nu, nx))
+    def cells_back(k: Any) -> list[Cells]:
+        return [weight.row(k), rate.row(k), slope.row(k), free.row(k), *BA.all_rows(k)]
+
+    value = each_stage(lanes, range(N - 1, -1, -1), cells_back, backward, no_value(lanes, nu, nx))
     store(lanes, [saved.row(0)], [[value.saved]])
 
-    def ahead(k: Any, before: Any) -> Any:
-        S, m, *rows = load(lanes, [rate.row(k), t.row(k), *T.all_rows(k), *BA.all_rows(k)])
+    def cells_ahead(k: Any) -> list[Cells]:
+        return [rate.row(k), t.row(k), *T.all_rows(k), *BA.all_rows(k)]
+
+    def ahead(k: Any, rows: list[Row], before: Row) -> Row:
+        S, m, *rows = rows
         _, after = forward(lanes, nu, before, rows[nu:], rows[:nu], m, S)
         store(lanes, [step.row(k)], [after])
         return after
 
     start = [jnp.zeros(WARP, jnp.float32)] * lanes.chunks(nx + nu)
-    jax.lax.fori_loop(0, N, ahead, start)
+    each_stage(lanes, range(N), cells_ahead, ahead, start)

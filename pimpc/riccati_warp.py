@@ -92,7 +92,15 @@ def before_inputs(
         M = [add_scaled(v, lanes.spread(row, i), ba) for i, v in enumerate(M[:nu])] + M[nu:]
         return [add_scaled(v, lanes.spread(ba, i), PBA) for i, v in enumerate(M)], [*P_xx, row], [*others, ba]
 
-    M, _, _ = jax.lax.fori_loop(0, nx, add_state, (M, P_xx, BA))
+    # Going round costs a copy of every row; three states to a turn are a third of them.
+    turn = next(count for count in (3, 2, 1) if nx % count == 0)
+
+    def add_states(i: Any, carry: Any) -> Any:
+        for _ in range(turn):
+            carry = add_state(i, carry)
+        return carry
+
+    M, _, _ = jax.lax.fori_loop(0, nx // turn, add_states, (M, P_xx, BA))
     return M, m
 
 
@@ -126,21 +134,22 @@ def sweep(lanes: Lanes, nu: int, M: list[Row], m: Row, free: Row) -> Swept:
             # A Hessian that is not positive definite must not pass for one.
             root = jnp.where(lanes.pick(free[chunk], j) > 0, jax.lax.rsqrt(jnp.where(size > 0, size, jnp.nan)), 0.0)
             line = [v * root for v in row]
-            update = [jnp.where(here, -root, v) if c == chunk else v for c, v in enumerate(line)]
+            update = [jnp.where(here, root, -v) if c == chunk else -v for c, v in enumerate(line)]
 
             def eliminate(row: Row, factor: Array) -> Row:
                 cleared = [jnp.where(here, 0.0, v) if c == chunk else v for c, v in enumerate(row)]
-                return add_scaled(cleared, -factor, update)
+                return add_scaled(cleared, factor, update)
 
             own = lanes.pick(m[chunk], j) * root
             others = []
             for i in range(first + 1, first + count):
                 place = j + (i - first)
-                place = jnp.where(place < count, place, place - count)
+                if count < lanes.width:
+                    place = jnp.where(place < count, place, place - count)
                 others.append(eliminate(M[i], lanes.pick(line[chunk], place)))
             before = [eliminate(M[i], lanes.spread(line, i)) for i in range(first)]
             after = [eliminate(M[i], lanes.spread(line, i)) for i in range(first + count, len(M))]
-            return [*before, *others, [v * root for v in update], *after], eliminate(m, own), saved + 0.5 * own * own
+            return [*before, *others, [-root * v for v in update], *after], eliminate(m, own), saved + 0.5 * own * own
 
         M, m, saved = jax.lax.fori_loop(0, count, pivot, (M, m, saved))
     return M, m, saved
