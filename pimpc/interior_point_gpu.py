@@ -202,6 +202,7 @@ def _run(shape: Shape, interpret: bool, packed: _Packed) -> tuple[Array, _Sides,
     tables["change"] = jnp.zeros_like(tables["limit"])
     columns = lanes.chunks(n)
     shapes = {"T": (N, shape.nu, columns), "t": (N, 1, inputs), "t_more": (N, 1, inputs)}
+    shapes |= {"pulled": (N, 2, lanes.chunks(max(shape.nu, shape.bounded)))}
     shapes |= {"move": (N, 1, columns), "climb": (N, 1, lanes.chunks(m)), "size": (1, 1, lanes.chunks(m))}
     updates, writes = ("point", "slack", "force", "at", "status", "change"), tuple(shapes)
     reads = tuple(name for name in tables if name not in updates)

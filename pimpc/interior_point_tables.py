@@ -51,7 +51,8 @@ class Tables(NamedTuple):
     status: Table  # one stage, `Status`
     T: Table  # swept Hessians
     t: Table  # swept linear terms of the predictor
-    t_more: Table  # what the corrector adds
+    pulled: Table  # what the corrector adds to the gradient, for each unit of the centre and besides
+    t_more: Table  # what it adds to t
     change: Table  # ds · dz of the predictor, then dz of the step
     move: Table  # (du_k, dx_{k+1})
     climb: Table  # G_k du_k

@@ -14,6 +14,8 @@ from jaxtyping import Array
 
 from pimpc.interior_point_tables import (
     Shape,
+    Sides,
+    Status,
     Tables,
     barrier_cells,
     pull,
@@ -60,9 +62,9 @@ def factorize(shape: Shape, of: Tables) -> None:
 
 
 def predict(shape: Shape, of: Tables) -> None:
-    """Forth over the stages: the predictor's step, and the centre that it suggests."""
+    """Forth over the stages: the predictor's step, the centre that it suggests, and what the corrector needs of G."""
     status = read_status(of)
-    reach, sums = _step(shape, of, status.centre, corrector=False)
+    reach, sums = _step(shape, of, status, corrector=False)
     reach = jnp.minimum(1.0, reach)
     mu = sums[0] / status.count
     ahead = (sums[0] + reach * (sums[1] + reach * sums[2])) / status.count
@@ -73,13 +75,13 @@ def predict(shape: Shape, of: Tables) -> None:
 def step(shape: Shape, of: Tables) -> None:
     """Forth over the stages: the whole step, and how much of it is to be taken."""
     status = read_status(of)
-    reach, sums = _step(shape, of, status.centre, corrector=True)
+    reach, sums = _step(shape, of, status, corrector=True)
     sound = jnp.abs(sums[1] + sums[2]) < jnp.inf  # what is not a number may get lost in a maximum, but not in a sum
     share = jnp.where((status.running > 0) & sound, jnp.minimum(1.0, shape.boundary * reach), 0.0)
     write_status(of.status, status._replace(step=share))
 
 
-def _step(shape: Shape, of: Tables, centre: Array, corrector: bool) -> tuple[Array, list[Array]]:
+def _step(shape: Shape, of: Tables, status: Status, corrector: bool) -> tuple[Array, list[Array]]:
     """The step, how often it fits before a bound, and the sums of s z, s dz + z ds, ds dz."""
     lanes, nu, nx = of.BA.lanes, shape.nu, of.BA.rows
 
@@ -89,19 +91,19 @@ def _step(shape: Shape, of: Tables, centre: Array, corrector: bool) -> tuple[Arr
         return here + ([of.t_more.row(k), of.change.row(k)] if corrector else [])
 
     def stage(k: Any, rows: list[Row], carry: Any) -> Any:
-        before, steepest, sums = carry
+        before, steepest, sums, size = carry
         rate, at, point, t = rows[0], *rows[5:8]
         T, BA, rows_G, extra = rows[8 : 8 + nu], rows[8 + nu : 8 + nu + nx], rows[8 + nu + nx :], []
         if corrector:
             *rows_G, t_more, extra = rows_G
             t = add(t, t_more)
-        G = [g.row for g in unfold(shape, lanes, rows_G)]
+        G = unfold(shape, lanes, rows_G)
         side = sides(shape, lanes, rows[1:3], rows[3:5], point, at)
         u, after = forward(lanes, nu, before, BA, T, t, rate)
-        climb = lanes.dots(G, u)
+        climb = lanes.dots([g.row for g in G], u)
         toward = values(shape, lanes, after, climb)
         product = [s * z for s, z in zip(side.s, side.z, strict=True)]
-        aim = [p + e - centre for p, e in zip(product, extra, strict=True)] if corrector else product
+        aim = [p + e - status.centre for p, e in zip(product, extra, strict=True)] if corrector else product
         dz, ds = [], []
         for c, has in enumerate(side.has):
             miss = side.off[c] + toward[c]
@@ -116,41 +118,46 @@ def _step(shape: Shape, of: Tables, centre: Array, corrector: bool) -> tuple[Arr
             ]
         if corrector:
             store(lanes, [of.change.row(k), of.move.row(k), of.climb.row(k)], [dz, after, climb])
-        else:
-            store(lanes, [of.change.row(k)], [[a * b for a, b in zip(ds, dz, strict=True)]])
-        return after, steepest, sums
+            return after, steepest, sums, size
+        change = [a * b for a, b in zip(ds, dz, strict=True)]
+        pulled = [pull(shape, lanes, push, G) for push in _second_order(side, change)]
+        store(lanes, [of.change.row(k), *of.pulled.all_rows(k)], [change, *pulled])
+        reach = [jnp.maximum(jnp.abs(v), status.least) for v in point]
+        reach = lanes.dots([[jnp.abs(v) for v in g.row] for g in G], reach)
+        return after, steepest, sums, [jnp.maximum(a, b) for a, b in zip(size, reach, strict=True)]
 
     zero = jnp.zeros(WARP, jnp.float32)
-    start = [zero] * lanes.chunks(nu + nx), zero, [zero, zero, zero]
-    _, steepest, sums = each_stage(lanes, range(of.BA.stages), cells, stage, start)
+    size = [] if corrector else [zero] * of.size.chunks
+    start = [zero] * lanes.chunks(nu + nx), zero, [zero, zero, zero], size
+    _, steepest, sums, size = each_stage(lanes, range(of.BA.stages), cells, stage, start)
+    if not corrector:
+        store(lanes, [of.size.row(0)], [size])
     return 1.0 / lanes.reduce(jnp.maximum, steepest), [lanes.reduce(jnp.add, v) for v in sums]
 
 
+def _second_order(side: Sides, change: Row) -> tuple[Row, Row]:
+    """What pushes on the sides for a centre of one, and what does without a centre, because of ds dz."""
+    per_centre = [jnp.where(h, y, 0.0) for h, y in zip(side.has, side.yields, strict=True)]
+    return per_centre, [-c * y for c, y in zip(change, per_centre, strict=True)]
+
+
 def correct(shape: Shape, of: Tables) -> None:
-    """Back over the stages: what the second-order term and the centre add to the gradient, and the size of G u."""
+    """Back over the stages: what the second-order term and the centre add to the gradient."""
     lanes, nu, nx = of.BA.lanes, shape.nu, of.BA.rows
-    status = read_status(of)
+    centre = read_status(of).centre
 
     def cells(k: Any) -> list[Cells]:
-        here = [of.cost.row(k, 2), *barrier_cells(of, k), of.change.row(k), of.point.row(k + 1)]
-        return [*here, *of.T.all_rows(k), *of.BA.all_rows(k), *of.G.all_rows(k)]
+        return [of.cost.row(k, 2), *of.pulled.all_rows(k), *of.T.all_rows(k), *of.BA.all_rows(k)]
 
-    def stage(k: Any, rows: list[Row], carry: tuple[Row, Row]) -> tuple[Row, Row]:
-        p, size = carry
-        rate, limit, delta, s, z, change, point = rows[:7]
-        T, BA, G = rows[7 : 7 + nu], rows[7 + nu : 7 + nu + nx], unfold(shape, lanes, rows[7 + nu + nx :])
-        reach = [jnp.maximum(jnp.abs(v), status.least) for v in point]
-        reach = lanes.dots([[jnp.abs(v) for v in g.row] for g in G], reach)
-        each = zip(limit, delta, s, z, change, strict=True)
-        push = [jnp.where(b < jnp.inf, (status.centre - c) / (a + d * f), 0.0) for b, d, a, f, c in each]
-        p, t = linear_before(lanes, nu, p, BA, T, rate, pull(shape, lanes, push, G))
+    def stage(k: Any, rows: list[Row], p: Row) -> Row:
+        rate, per_centre, rest = rows[:3]
+        pulled = [centre * a + b for a, b in zip(per_centre, rest, strict=True)]
+        p, t = linear_before(lanes, nu, p, rows[3 + nu :], rows[3 : 3 + nu], rate, pulled)
         store(lanes, [of.t_more.row(k)], [t])
-        return p, [jnp.maximum(a, b) for a, b in zip(size, reach, strict=True)]
+        return p
 
-    zero = jnp.zeros(WARP, jnp.float32)
-    start = [zero] * lanes.chunks(nu + nx), [zero] * of.size.chunks
-    _, size = each_stage(lanes, range(of.BA.stages - 1, -1, -1), cells, stage, start)
-    store(lanes, [of.size.row(0)], [size])
+    start = [jnp.zeros(WARP, jnp.float32)] * lanes.chunks(nu + nx)
+    each_stage(lanes, range(of.BA.stages - 1, -1, -1), cells, stage, start)
 
 
 class _Measures(NamedTuple):
