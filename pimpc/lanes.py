@@ -260,14 +260,13 @@ def _apart(lanes: Lanes, access: Any, cells: list[Cells], rows: list[Row]) -> li
     Rows of one stage share their start, and how far on they are becomes part of the machine's own instruction, which
     asks for a start that is known to be too small to overflow. That is a quarter less code, and no register is spilt.
     """
-    if lanes.interpret:
-        return access(cells, [cell.start for cell in cells], rows)
 
     def turn(cells: list[Cells], carry: Any) -> Any:
         again, starts, rows = carry
         shared = {id(cell.start): start & MOST for cell, start in zip(cells, starts, strict=True)}
         small = [shared[id(cell.start)] for cell in cells]
-        result = jax.lax.cond(pl.program_id(0) >= 0, lambda: access(cells, small, rows), lambda: rows)
+        always = again > 0 if lanes.interpret else pl.program_id(0) >= 0
+        result = jax.lax.cond(always, lambda: access(cells, small, rows), lambda: rows)
         return again - 1, jax.tree.map(lambda at: at + 1, starts), result
 
     results = []

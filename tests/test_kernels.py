@@ -98,30 +98,29 @@ def test_iterations_are_those_of_xla(width, without, monkeypatch):
     np.testing.assert_allclose(np.median(np.abs(ours.u - theirs.u)), 0, atol=1e-5 * scale)
 
 
-@pytest.mark.parametrize("width", [8, 32])
-def test_declared_blocks_are_the_whole_matrix(width, monkeypatch):
-    """Blocks of different sizes, over the boundary of a chunk of 8 lanes."""
-    monkeypatch.setattr(interior_point_gpu, "width", lambda columns, batch: width)
-    blocks = ((4, 7), (2, 3))
-    p = dataclasses.replace(batch(3, N=3, nx=2, nu=10, m=6, state_bounds=False), x_min=None, x_max=None)
-    inside = np.zeros((6, 10), bool)
-    inside[:4, :7] = inside[4:, 7:] = True
+def test_declared_blocks_are_the_whole_matrix(monkeypatch):
+    """Blocks of different sizes, one of them over the boundary between two chunks of 8 lanes."""
+    monkeypatch.setattr(interior_point_gpu, "width", lambda columns, batch: 8)
+    blocks = ((3, 6), (2, 3))
+    p = dataclasses.replace(batch(3, N=3, nx=2, nu=9, m=5, state_bounds=False), x_min=None, x_max=None)
+    inside = np.zeros((5, 9), bool)
+    inside[:3, :6] = inside[3:, 6:] = True
     G = jnp.where(inside, p.G, 0)
-    h = jnp.einsum("bkij,bkj->bki", G, 0.5 * (p.u_min + p.u_max)) + 0.1
-    dense = dataclasses.replace(p, G=G, h=h)
-    declared = dataclasses.replace(dense, structure=pimpc.Structure(blocks=blocks))
+    p = dataclasses.replace(p, G=G, h=jnp.einsum("bkij,bkj->bki", G, 0.5 * (p.u_min + p.u_max)) + 0.1)
+    declared = dataclasses.replace(p, structure=pimpc.Structure(blocks=blocks))
     pimpc.validate(declared)
     method = interior_point.InteriorPoint(kernels="xla", tolerance=1e-5)
 
-    def solve(problem):
-        rows = measure(problem)
-        start = interior_point._start(method, problem, rows, None, jnp.array(True))
-        return interior_point._by_kernels(method, problem, rows, start, interpret=True)
+    def both(declared, dense):
+        rows = measure(dense)
+        start = interior_point._start(method, dense, rows, None, jnp.array(True))
+        kernels = interior_point._by_kernels(method, declared, rows, start, interpret=True)
+        return kernels, interior_point._by_xla(method, dense, rows, start)
 
-    ours, theirs = (jax.jit(jax.vmap(solve))(q) for q in (declared, dense))
-    assert np.any(theirs.force.above.reshape(3, 3, -1)[:, :, :6] > 0.1)  # rows that bind
-    np.testing.assert_allclose(ours.u, theirs.u, atol=1e-5)
-    np.testing.assert_array_equal(ours.iteration, theirs.iteration)
+    ours, theirs = jax.jit(jax.vmap(both))(declared, p)
+    assert np.any(theirs.force.above.reshape(3, 3, -1)[:, :, :5] > 0.1)  # rows that bind
+    assert np.all(np.abs(ours.iteration - theirs.iteration) <= 1)
+    np.testing.assert_allclose(ours.u, theirs.u, atol=1e-4 * np.abs(theirs.u).max())
 
 
 def test_problems_for_which_there_are_no_kernels_are_refused():
