@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -323,16 +324,37 @@ def test_settings_take_the_study_into_account():
     assert iterations / config.run.checkpoint_iterations >= 8
 
 
-@pytest.mark.timeout(900)
-def test_a_small_study_from_end_to_end(tmp_path, capsys, monkeypatch):
-    """MPC-RL and base-RL on a CPU; the gate has tests of its own."""
-    monkeypatch.setitem(STUDIES, "guidance", ("mpc", "base"))
+SMALL = {
+    "guidance": ("mpc", "base"),
+    "landmarks": ("mpc", "look_ahead"),
+    "horizon": ("horizon_5", "mpc"),
+    "rate": ("mpc", "rate_25"),
+    "solver": ("mpc", "released_solver"),
+    "terms": ("mpc", "without_mpc_foot"),
+    "randomization": ("mpc", "blind"),
+}
+
+
+@pytest.mark.timeout(1200)
+def test_every_study_from_end_to_end(tmp_path, capsys, monkeypatch):
+    """Two variants of each, trained a little on a CPU; `mpc` is the same run for all. The gate has tests of its own.
+
+    A variant compiles for a minute, so without STUDIES=all in the environment it is `guidance` only.
+    """
+    assert SMALL.keys() == STUDIES.keys()
     size = ["--preset", "cpu", "--num-envs", "4", "--env-steps", "192", "--seeds", "0", "--episodes", "0"]
     where = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
-    assert study.main(["guidance", *size, *where]) == 0
-    assert "mpc_seed0: training" in (out := capsys.readouterr().out) and "going on" not in out
+    names = SMALL if os.environ.get("STUDIES") == "all" else ("guidance",)
+    for name in names:
+        variants_of_it = SMALL[name]
+        assert set(variants_of_it) <= set(STUDIES[name])
+        monkeypatch.setitem(STUDIES, name, variants_of_it)
+        assert study.main([name, *size, *where]) == 0
+        out = capsys.readouterr().out
+        assert "going on" not in out and ("mpc_seed0: training" in out) == (name == "guidance")
+        rows = json.loads((tmp_path / "out" / f"{name}.json").read_text())["variants"]
+        assert [(row["variant"], row["env_steps"]["mean"]) for row in rows] == [(v, 192) for v in variants_of_it]
+        assert all(0 < row["score/lin_vel"]["mean"] <= 1 for row in rows)
+        assert (tmp_path / "out" / f"{name}.png").stat().st_size > 0
     assert study.main(["guidance", *size, *where]) == 0  # nothing left to do
-    rows = json.loads((tmp_path / "out" / "guidance.json").read_text())["variants"]
-    assert [(row["variant"], row["env_steps"]["mean"]) for row in rows] == [(n, 192) for n in STUDIES["guidance"]]
-    assert all(0 < row["score/lin_vel"]["mean"] <= 1 for row in rows)
     assert "_seed0: training" not in capsys.readouterr().out
