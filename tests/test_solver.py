@@ -453,6 +453,8 @@ def test_what_is_declared_of_a_problem_changes_its_solution_by_nothing():
     np.testing.assert_allclose(after.cost, before.cost, rtol=1e-5)
     np.testing.assert_allclose(slope_declared, slope, atol=1e-2 * np.abs(slope).max())
     assert np.all(slope_declared[free] == 0) and np.any(slope_declared[~free] != 0)
+    untrue = pimpc.solve(small(u_max=0.3 * ones(5, 1), structure=Structure(pins_only=True)))
+    assert untrue.status > Status.SOLVED_INACCURATE and np.all(untrue.u <= 0.3)
     with pytest.raises(ValueError, match=r"G\[2, 0, 0, 6\] is 1.0; outside of structure.blocks G must be zero"):
         pimpc.validate(dataclasses.replace(declared, G=edited(declared.G, ((2, 0, 0, 6), 1.0))))
 
