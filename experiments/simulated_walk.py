@@ -61,8 +61,7 @@ def start(phase: Float[Array, ""]) -> Walker:
         yaw=jnp.zeros(()),
         ground_height=jnp.zeros(()),
     )
-    zeros = jnp.zeros((CONFIG.horizon, 12))
-    answer = WarmStart(zeros, Multipliers(jnp.zeros((CONFIG.horizon, 24)), zeros))
+    answer = WarmStart(jnp.zeros((CONFIG.horizon, 12)), Multipliers(jnp.zeros((CONFIG.horizon, 24))))
     return Walker(state, phase, weight_share(robot, jnp.ones(2, bool)), answer)
 
 

@@ -99,12 +99,12 @@ def test_iterations_are_those_of_xla(width, without, monkeypatch):
 
 
 def test_declared_blocks_are_the_whole_matrix(monkeypatch):
-    """Blocks of different sizes, one of them over the boundary between two chunks of 8 lanes."""
-    monkeypatch.setattr(interior_point_gpu, "width", lambda columns, batch: 8)
-    blocks = ((3, 6), (2, 3))
-    p = dataclasses.replace(batch(3, N=3, nx=2, nu=9, m=5, state_bounds=False), x_min=None, x_max=None)
-    inside = np.zeros((5, 9), bool)
-    inside[:3, :6] = inside[3:, 6:] = True
+    """Blocks of different sizes, one of them over the boundary between two chunks of 4 lanes."""
+    monkeypatch.setattr(interior_point_gpu, "width", lambda columns, batch: 4)
+    blocks = ((3, 3), (2, 2))
+    p = dataclasses.replace(batch(3, N=3, nx=2, nu=5, m=5, state_bounds=False), x_min=None, x_max=None)
+    inside = np.zeros((5, 5), bool)
+    inside[:3, :3] = inside[3:, 3:] = True
     G = jnp.where(inside, p.G, 0)
     p = dataclasses.replace(p, G=G, h=jnp.einsum("bkij,bkj->bki", G, 0.5 * (p.u_min + p.u_max)) + 0.1)
     declared = dataclasses.replace(p, structure=pimpc.Structure(blocks=blocks))

@@ -18,6 +18,7 @@ from mpc_problems import clarabel_inputs, float64_costs, random_problem
 
 import pimpc
 from pimpc import InteriorPoint, Status
+from pimpc.problem import given_fields
 
 COUNT = os.environ.get("RANDOM_PROBLEMS")
 
@@ -61,7 +62,7 @@ def test_bounds_on_states_hold_in_float32():
     solved = solution.status == Status.SOLVED
     assert np.all(outside[solved] <= 1e-4)
     assert np.mean(np.abs(outside) < 1e-3) >= 0.5  # where none binds, nothing is tested
-    data = {name: np.asarray(leaf, float) for name, leaf in vars(batch).items() if leaf is not None}
+    data = {name: np.asarray(leaf, float) for name, leaf in given_fields(batch).items()}
     optimal = float64_costs(data, np.stack([clarabel_inputs(problem) for problem in problems]))
     np.testing.assert_allclose(float64_costs(data, solution.u)[solved], optimal[solved], rtol=1e-4)
 
