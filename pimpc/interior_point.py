@@ -48,7 +48,7 @@ from pimpc.roll_out_gpu import roll_out
 from pimpc.rows import Rows, factorize, measure, pull
 
 _PROXIMAL = {"float32": 3e4, "float64": 1e7}  # more costs digits: from 1e8 on, differences of optima show it
-_TRUST = 0.02  # a warm start must be this much nearer to the optimum than a cold one
+_TRUST = 0.04  # a warm start must be this much nearer to the optimum than a cold one
 Slope = tuple[Float[Array, "N nx"], Float[Array, "N nu"]]
 
 

@@ -178,13 +178,13 @@ def walk(tolerance):
     return jax.device_get(simulated_walk.walk(walkers, *told, InteriorPoint(tolerance=tolerance)))
 
 
-def test_a_walk_takes_a_fifth_fewer_iterations_from_the_last_answer():
+def test_a_walk_takes_two_thirds_of_the_iterations_from_the_last_answer():
     """At 50 Hz, stages of 70 ms and a tolerance of 1e-3."""
     _, cold, warm = walk(1e-3)
     assert np.abs(warm.x[:, :, 0, 2] - 0.69).max() < 0.05  # they walk on
     cold, warm = (jax.tree.map(lambda a: a[1:], s) for s in (cold, warm))
     assert np.all(warm.status == Status.SOLVED)
-    assert warm.iterations.mean() <= 0.8 * cold.iterations.mean()
+    assert warm.iterations.mean() <= 0.75 * cold.iterations.mean()
     assert np.mean(warm.iterations > cold.iterations) <= 0.02
     assert np.all(warm.iterations.astype(int) <= cold.iterations + 3)
     np.testing.assert_allclose(warm.cost, cold.cost, rtol=3e-3)
