@@ -13,7 +13,7 @@ from pimpc.constraints import flatten, unflatten
 from pimpc.interior_point_tables import Shape, Status, Tables
 from pimpc.interior_point_warp import iterate
 from pimpc.lanes import Lanes, Table, pack, unpack
-from pimpc.problem import LTVProblem, bounds_inputs
+from pimpc.problem import LTVProblem, Structure, bounds_inputs
 from pimpc.residuals import Multipliers, fixed_inputs
 from pimpc.riccati_gpu import launch, width
 
@@ -143,7 +143,7 @@ def _pack(problem: LTVProblem, shape: Shape, start: Start) -> _Packed:
     return _Packed(
         BA=jnp.concatenate([problem.B, problem.A], axis=2),
         cost=jnp.stack(costs, axis=1),
-        G=_fold(G, shape.blocks),
+        G=_fold(G, problem.structure),
         limit=limit,
         delta=_sides(problem, shape, start.delta, start.delta, 0.0),
         slack=_sides(problem, shape, *start.slack, 1.0),
@@ -154,16 +154,13 @@ def _pack(problem: LTVProblem, shape: Shape, start: Start) -> _Packed:
     )
 
 
-def _fold(G: Float[Array, "N m nu"], blocks: tuple[tuple[int, int], ...] | None) -> Float[Array, "N lines nu"]:
+def _fold(G: Float[Array, "N m nu"], structure: Structure) -> Float[Array, "N lines nu"]:
     """Puts the blocks of G side by side, without the zeros around them."""
-    if blocks is None:
+    if structure.blocks is None:
         return G
-    most, parts, row, column = max(rows for rows, _ in blocks), [], 0, 0
-    for rows, columns in blocks:
-        block = G[:, row : row + rows, column : column + columns]
-        parts.append(jnp.pad(block, [(0, 0), (0, most - rows), (0, 0)]))
-        row, column = row + rows, column + columns
-    return jnp.concatenate(parts, axis=2)
+    parts = [G[:, rows, columns] for rows, columns in structure.places()]
+    most = max(part.shape[1] for part in parts)
+    return jnp.concatenate([jnp.pad(v, [(0, 0), (0, most - v.shape[1]), (0, 0)]) for v in parts], axis=2)
 
 
 def _run(shape: Shape, interpret: bool, packed: _Packed) -> tuple[Array, _Sides, _Sides, _Sides, Array]:

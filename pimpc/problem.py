@@ -9,6 +9,7 @@ is `u_prev`. Row k of every array of states but a plan belongs to x_{k+1}: x_0 i
 """
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,12 @@ class Structure:
 
     blocks: tuple[tuple[int, int], ...] | None = None
     pins_only: bool = False
+
+    def places(self) -> list[tuple[slice, slice]]:
+        """Where in G the blocks are: their rows and their columns."""
+        ends = list(itertools.accumulate(self.blocks or (), lambda a, b: (a[0] + b[0], a[1] + b[1])))
+        starts = [(0, 0), *ends[:-1]]
+        return [(slice(a[0], b[0]), slice(a[1], b[1])) for a, b in zip(starts, ends, strict=False)]
 
 
 @jax.tree_util.register_dataclass

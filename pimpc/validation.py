@@ -152,10 +152,9 @@ def _check_blocks(present: dict[str, Array], structure: Structure) -> None:
 def _check_declared(values: dict[str, np.ndarray], structure: Structure) -> None:
     """Checks that a problem is what it is declared to be."""
     if structure.blocks is not None:
-        inside, row, column = np.zeros(values["G"].shape[-2:], bool), 0, 0
-        for rows, columns in structure.blocks:
-            inside[row : row + rows, column : column + columns] = True
-            row, column = row + rows, column + columns
+        inside = np.zeros(values["G"].shape[-2:], bool)
+        for place in structure.places():
+            inside[place] = True
         _reject(values, "G", lambda v: (v != 0) & ~inside, "outside of structure.blocks G must be zero.")
     if structure.pins_only:
         lower = values.get("u_min", np.float64(-np.inf))
