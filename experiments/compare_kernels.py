@@ -61,8 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
     rows = []
     for case in cases(config.batch):
         for tolerance in config.tolerances:
-            methods = {name: pimpc.InteriorPoint(tolerance=tolerance, kernels=name) for name in ("pallas", "xla")}
-            rows.append({"tolerance": tolerance} | compare(case, methods["pallas"], methods["xla"], config.agreement))
+            methods = {name: pimpc.InteriorPoint(tolerance=tolerance, kernels=name) for name in ("cuda", "xla")}
+            rows.append({"tolerance": tolerance} | compare(case, methods["cuda"], methods["xla"], config.agreement))
     for row in rows:
         print(
             f"{row['case']:24} {row['batch']:5} × {row['N']:<3} tolerance {row['tolerance']:.0e}  "

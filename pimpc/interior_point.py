@@ -26,9 +26,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pimpc import interior_point_gpu, riccati
+from pimpc import cuda_kernels, riccati
 from pimpc.batching import where_any
 from pimpc.centring import centre, energy, mismatch
+from pimpc.choice import Kernels, choose
 from pimpc.constraints import flatten, magnitudes, unflatten, values
 from pimpc.infeasibility import certifies, contradicts
 from pimpc.method import Method, Outcome
@@ -40,11 +41,9 @@ from pimpc.residuals import (
     fixed_inputs,
     newton_steps,
     primal_residual,
-    smallest_input,
     zero_multipliers,
 )
-from pimpc.riccati import Kernels
-from pimpc.roll_out_gpu import roll_out
+from pimpc.roll_out import roll_out
 from pimpc.rows import Rows, factorize, measure, pull
 
 _PROXIMAL = {"float32": 3e4, "float64": 1e7}  # more costs digits: from 1e8 on, differences of optima show it
@@ -97,7 +96,7 @@ class InteriorPoint(Method):
     proximal: float | None = None  # 1/δ: largest stiffness of a row, relative to its natural one; None: by the type
     start: float = 0.3  # the first μ, relative to the energy of the unconstrained motion
     boundary: float = 0.99  # share of the way to the nearest bound that a step may go
-    kernels: Kernels = "auto"  # auto, pallas: kernels for NVIDIA GPUs; xla; parallel: XLA, in O(log N) steps
+    kernels: Kernels = "auto"  # auto, cuda: kernels for NVIDIA GPUs; xla; parallel: XLA, in O(log N) steps
 
     def cold_start(self, problem: LTVProblem) -> WarmStart:
         """Zero inputs (or the nearest within the bounds) and zero multipliers."""
@@ -105,22 +104,23 @@ class InteriorPoint(Method):
 
     def run(self, problem: LTVProblem, state: WarmStart | None, runnable: Bool[Array, ""]) -> Outcome:
         """Iterates on one problem without a `horizon` until it is solved or the limit is reached."""
-        rows = measure(problem)
-        start = _start(self, problem, rows, state, runnable)
-        fits = self.early_stop and interior_point_gpu.fits(problem)
-        end = riccati.choose(
-            self.kernels,
-            fits,
-            lambda: _by_kernels(self, problem, rows, start),
-            lambda: _by_xla(self, problem, rows, start),
-        )
-        u = jnp.clip(end.u, problem.u_min, problem.u_max)
-        multipliers = unflatten(problem, _total(end.force, end.equality))
-        return Outcome(u, multipliers, end.iteration, end.infeasible, WarmStart(u, multipliers))
+        # Where states have bounds on both sides that coincide, these are equations, which the kernels do not know.
+        both = problem.x_min is not None and problem.x_max is not None
+        fits = self.early_stop and not both and cuda_kernels.fits(problem)
+        ways = (lambda: _by_kernel(self, problem, state, runnable)), (lambda: _by_xla(self, problem, state, runnable))
+        return choose(self.kernels, fits, *ways)
 
 
-def _by_xla(method: InteriorPoint, problem: LTVProblem, rows: Rows, start: _Iterate) -> _Iterate:
-    """All iterations, by any device."""
+def _by_xla(method: InteriorPoint, problem: LTVProblem, state: WarmStart | None, runnable: Bool[Array, ""]) -> Outcome:
+    """By any device."""
+    rows = measure(problem)
+    end = _iterate_all(method, problem, rows, _start(method, problem, rows, state, runnable))
+    u = jnp.clip(end.u, problem.u_min, problem.u_max)
+    multipliers = unflatten(problem, _total(end.force, end.equality))
+    return Outcome(u, multipliers, end.iteration, end.infeasible, WarmStart(u, multipliers))
+
+
+def _iterate_all(method: InteriorPoint, problem: LTVProblem, rows: Rows, start: _Iterate) -> _Iterate:
 
     def turn(state: _Iterate) -> _Iterate:
         return _iterate(method, problem, rows, state)
@@ -130,34 +130,37 @@ def _by_xla(method: InteriorPoint, problem: LTVProblem, rows: Rows, start: _Iter
     return jax.lax.while_loop(lambda s: ~s.stop & (s.iteration < method.max_iterations), turn, start)
 
 
-def _by_kernels(
-    method: InteriorPoint, problem: LTVProblem, rows: Rows, start: _Iterate, interpret: bool = False
-) -> _Iterate:
-    """All iterations, by the kernels for GPUs, which leave the search for a proof of infeasibility to the end."""
-    where = interior_point_gpu.Start(
-        x=start.x,
-        u=start.u,
-        slack=(start.slack.below, start.slack.above),
-        force=(start.force.below, start.force.above),
-        limit=(jnp.where(rows.below, rows.lower, -jnp.inf), jnp.where(rows.above, rows.upper, jnp.inf)),
-        delta=_delta(method, rows),
-        unbalanced=start.unbalanced,
-        smallest=smallest_input(problem, start.u),
-        running=~start.stop,
+def _by_kernel(
+    method: InteriorPoint, problem: LTVProblem, state: WarmStart | None, runnable: Bool[Array, ""]
+) -> Outcome:
+    """By one kernel for GPUs, which leaves the search for a proof of infeasibility to the end."""
+    near = None
+    if state is not None:
+        near = state.u, (state.multipliers.rows, state.multipliers.inputs, state.multipliers.states)
+    confined = problem.x_min is not None or problem.x_max is not None
+    give = unflatten(problem, measure(problem).compliance).states if confined else None
+    settings = cuda_kernels.Settings(
+        max_iterations=method.max_iterations,
+        tolerance=method.tolerance,
+        boundary=method.boundary,
+        start=method.start,
+        proximal=_stiffest(method, problem.u_ref.dtype.name),
+        trust=_TRUST,
     )
-    end = interior_point_gpu.run(problem, where, method.max_iterations, method.tolerance, method.boundary, interpret)
-    state = start._replace(x=end.x, u=end.u, slack=_Sides(*end.slack), force=_Sides(*end.force))
-    state = state._replace(iteration=end.iterations.astype(jnp.int32))
+    found = cuda_kernels.solve(problem, give, near, runnable, settings)
+    multipliers, change = Multipliers(*found.forces), Multipliers(*found.change)
 
-    def hopeless(given: tuple[LTVProblem, Rows, _Iterate, _Sides]) -> Bool[Array, ""]:
-        problem, rows, state, change = given
-        proven = certifies(problem, rows, state.x, state.u, _total(change, state.equality), state.size)
-        return proven & ~_solved(method, problem, state)
+    def hopeless(given: tuple[LTVProblem, cuda_kernels.Answer, Multipliers, Multipliers]) -> Bool[Array, ""]:
+        problem, found, multipliers, change = given
+        rows, x = measure(problem), roll_out(problem, found.u, method.kernels)
+        proven = certifies(problem, rows, x, found.u, flatten(problem, change), found.size)
+        return proven & ~_good(method, problem, x, found.u, multipliers, jnp.zeros(()))
 
     # Only those that never finished have made the last step, from which the proof comes; mostly there are none.
-    unfinished = end.iterations >= method.max_iterations
-    proven = where_any(unfinished, hopeless, (problem, rows, state, _Sides(*end.change)))
-    return state._replace(infeasible=start.infeasible | proven)
+    unfinished = found.iterations >= method.max_iterations
+    proven = where_any(unfinished, hopeless, (problem, found, multipliers, change))
+    warm = WarmStart(found.u, multipliers)
+    return Outcome(found.u, multipliers, found.iterations, found.empty | proven, warm)
 
 
 def _start(
@@ -272,8 +275,11 @@ def _iterate(method: InteriorPoint, problem: LTVProblem, rows: Rows, state: _Ite
 
 def _delta(method: InteriorPoint, rows: Rows) -> Float[Array, " M"]:
     """The proximal term's δ; a sharper type affords a smaller one."""
-    stiffest = _PROXIMAL[rows.compliance.dtype.name] if method.proximal is None else method.proximal
-    return rows.compliance / stiffest
+    return rows.compliance / _stiffest(method, rows.compliance.dtype.name)
+
+
+def _stiffest(method: InteriorPoint, kind: str) -> float:
+    return _PROXIMAL[kind] if method.proximal is None else method.proximal
 
 
 def _sum(sides: _Sides) -> Float[Array, ""]:
@@ -292,6 +298,12 @@ def _longest(values: tuple[_Sides, _Sides], steps: tuple[_Sides, _Sides]) -> Flo
 def _solved(method: InteriorPoint, problem: LTVProblem, state: _Iterate) -> Bool[Array, ""]:
     """Whether an iterate is good enough, by the measures of `pimpc.residuals`."""
     multipliers = unflatten(problem, _total(state.force, state.equality))
-    gap = complementarity_gap(problem, state.x, state.u, multipliers) + state.unbalanced
-    worst = jnp.maximum(gap / cost_scale(problem, state.x, state.u), primal_residual(problem, state.x, state.u))
+    return _good(method, problem, state.x, state.u, multipliers, state.unbalanced)
+
+
+def _good(
+    method: InteriorPoint, problem: LTVProblem, x: Array, u: Array, multipliers: Multipliers, unbalanced: Array
+) -> Bool[Array, ""]:
+    gap = complementarity_gap(problem, x, u, multipliers) + unbalanced
+    worst = jnp.maximum(gap / cost_scale(problem, x, u), primal_residual(problem, x, u))
     return worst <= 0.5 * method.tolerance  # the answer is clipped to the input bounds, which may cost the rest

@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pimpc import riccati
+from pimpc import cuda_kernels, riccati
+from pimpc.choice import Kernels, choose
 from pimpc.problem import LTVProblem, bounds_inputs, cost, cost_slope, mask_horizon, weigh
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -191,7 +192,7 @@ def lagrangian_slope(
 def newton_steps(
     problem: LTVProblem,
     slopes: list[tuple[Float[Array, "N nx"], Float[Array, "N nu"]]],
-    kernels: riccati.Kernels = "auto",
+    kernels: Kernels = "xla",
 ) -> list[riccati.Step]:
     """For each slope, the Newton step along the dynamics without constraints, and the cost that it would save.
 
@@ -215,7 +216,7 @@ def kkt_residuals(
     x: Float[Array, "T nx"],
     u: Float[Array, "N nu"],
     multipliers: Multipliers,
-    kernels: riccati.Kernels = "auto",
+    kernels: Kernels = "auto",
 ) -> Residuals:
     """Measures a plan and its multipliers against the optimality conditions, whoever computed them.
 
@@ -231,10 +232,15 @@ def kkt_residuals(
         NaN if the cost leaves inputs undetermined; `solve` judges by `problem.weigh_every_input` of such a problem.
     """
     problem = mask_horizon(problem)
-    scale = cost_scale(problem, x, u)
-    [step] = newton_steps(problem, [lagrangian_slope(problem, x, u, multipliers)], kernels)
-    return Residuals(
-        primal_residual(problem, x, u),
-        step.saved / scale,
-        complementarity_gap(problem, x, u, multipliers) / scale,
-    )
+
+    def by_kernel() -> Residuals:
+        found = cuda_kernels.judge(problem, x, u, (multipliers.rows, multipliers.inputs, multipliers.states))
+        return Residuals(found.primal, found.saved / found.scale, found.gap / found.scale)
+
+    def by_xla() -> Residuals:
+        scale = cost_scale(problem, x, u)
+        [step] = newton_steps(problem, [lagrangian_slope(problem, x, u, multipliers)], kernels)
+        gap = complementarity_gap(problem, x, u, multipliers)
+        return Residuals(primal_residual(problem, x, u), step.saved / scale, gap / scale)
+
+    return choose(kernels, cuda_kernels.fits(problem), by_kernel, by_xla)

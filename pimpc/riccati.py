@@ -9,20 +9,16 @@ predictive control, 1998, section 3.2; here the previous input joins the state f
 another; `pimpc.riccati_parallel` does the same in O(log N) steps.
 """
 
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pimpc import riccati_gpu, riccati_parallel
-from pimpc.batching import on_batches
+from pimpc import riccati_parallel
+from pimpc.choice import Kernels
 from pimpc.dense import as_matrix, dot, inverse, scale
 from pimpc.problem import as_matrices
-
-Kernels = Literal["auto", "xla", "parallel", "pallas"]  # auto: pallas where it can run, else xla
-T = TypeVar("T")
 
 
 class Factors(NamedTuple):
@@ -51,9 +47,9 @@ def newton(
     S: Float[Array, "N nu"] | Float[Array, "N nu nu"],
     free: Bool[Array, "N nu"],
     slopes: list[tuple[Float[Array, "N nx"], Float[Array, "N nu"]]],
-    kernels: Kernels = "auto",
+    kernels: Kernels = "xla",
 ) -> list[Step]:
-    """Minimizers for linear terms (l_x, l_u); the kernels factorize for each of them anew.
+    """Minimizers for linear terms (l_x, l_u), with one factorization.
 
     Args:
         A: State matrices.
@@ -63,43 +59,13 @@ def newton(
         S: Weights of the input rates, likewise.
         free: The inputs that may move.
         slopes: Linear terms.
-        kernels: `"pallas"`: a kernel for NVIDIA GPUs, in float32, for diagonal weights and up to 32 inputs and states;
-            `"parallel"`: associative scans over the stages.
+        kernels: `"parallel"`: associative scans over the stages; all others: one stage after another.
 
     Returns:
         A step for each; NaN if the problem is not strictly convex in the free inputs.
     """
-
-    def xla() -> list[Step]:
-        factors = factorize(A, B, as_matrices(Q), as_matrices(R), S, free, kernels)
-        return [minimize(factors, l_x, jnp.where(free, l_u, 0)) for l_x, l_u in slopes]
-
-    def pallas() -> list[Step]:
-        on_gpu = on_batches(lambda data: riccati_gpu.newton(*data))
-        return [Step(*on_gpu((A, B, Q, R, S, free, *slope))) for slope in slopes]
-
-    return choose(kernels, riccati_gpu.fits(B, Q, R, S), pallas, xla)
-
-
-def choose(kernels: Kernels, fits: bool, pallas: Callable[[], T], xla: Callable[[], T]) -> T:
-    """Runs one of two implementations: by default the kernels, where they fit and where there is a GPU.
-
-    Raises:
-        ValueError: If the kernels are asked for and do not fit, or something is asked for that does not exist.
-    """
-    if kernels not in get_args(Kernels):
-        raise ValueError(f"There is no kernels={kernels!r}; there are {', '.join(map(repr, get_args(Kernels)))}.")
-    if kernels == "pallas":
-        if not fits:
-            raise ValueError(
-                'kernels="pallas" needs float32, diagonal weights, at most 32 inputs and states together, states that '
-                'are bounded on one side at most, and early_stop; kernels="auto" takes every problem.'
-            )
-        return pallas()
-    if kernels in ("xla", "parallel") or not fits or jax.default_backend() != "gpu":
-        return xla()
-    # A program traced on a machine with a GPU may still be compiled for its CPU.
-    return jax.lax.platform_dependent(cuda=pallas, default=xla)
+    factors = factorize(A, B, as_matrices(Q), as_matrices(R), S, free, kernels)
+    return [minimize(factors, l_x, jnp.where(free, l_u, 0)) for l_x, l_u in slopes]
 
 
 def factorize(

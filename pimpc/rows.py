@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from pimpc import riccati
+from pimpc.choice import Kernels
 from pimpc.constraints import bounds, flatten, unflatten
 from pimpc.problem import LTVProblem, as_matrices, curvature
 from pimpc.residuals import Multipliers, fixed_inputs, zero_multipliers
@@ -64,7 +65,7 @@ def pull(problem: LTVProblem, push: Float[Array, " M"]) -> tuple[Float[Array, "N
     return (jnp.zeros_like(problem.x_ref) if by.states is None else by.states), l_u
 
 
-def factorize(problem: LTVProblem, D: Float[Array, " M"], kernels: riccati.Kernels = "xla") -> riccati.Factors:
+def factorize(problem: LTVProblem, D: Float[Array, " M"], kernels: Kernels = "xla") -> riccati.Factors:
     """Factorizes the Hessian + Cᵀ D C."""
     Q, R = as_matrices(problem.Q), as_matrices(problem.R)
     on = unflatten(problem, D)

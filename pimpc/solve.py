@@ -12,7 +12,7 @@ from pimpc.interior_point import InteriorPoint
 from pimpc.method import Method, Outcome
 from pimpc.problem import LTVProblem, cost, mask_horizon, weigh_every_input
 from pimpc.residuals import Residuals, kkt_residuals
-from pimpc.roll_out_gpu import roll_out
+from pimpc.roll_out import roll_out
 from pimpc.solution import Solution, Status
 from pimpc.validation import check_structure, finite
 

@@ -1,19 +1,23 @@
-"""The GPU kernels, interpreted on the CPU, against the same algorithm in plain XLA."""
+"""The GPU kernels' own text, compiled for the CPU and run lane by lane, against the same algorithm in plain XLA."""
 
 import dataclasses
+import functools
 
+import cuda_on_cpu
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mpc_problems import random_problem
+from mpc_problems import input_errors, random_problem, recorded
 
 import pimpc
-from pimpc import interior_point, interior_point_gpu, riccati, riccati_gpu, roll_out_gpu
-from pimpc.batching import on_batches
-from pimpc.lanes import Lanes, pack, unpack
-from pimpc.problem import drive, roll_out
-from pimpc.rows import measure
+from pimpc import cuda_kernels
+from pimpc.batching import on_batches, on_shared_batches
+from pimpc.problem import roll_out
+from pimpc.residuals import Multipliers
+
+needs_compiler = pytest.mark.skipif(not cuda_on_cpu.available(), reason="needs a C++ compiler")
+NAMES = ("solve", "judge", "roll")
 
 
 def batch(count, **sizes):
@@ -21,86 +25,107 @@ def batch(count, **sizes):
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *problems)
 
 
-@pytest.mark.parametrize("width", [8, 16, 32])
-def test_packing_is_undone_by_unpacking(width):
-    value = jnp.arange(5 * 3 * 2 * 11, dtype=jnp.float32).reshape(5, 3, 2, 11)
-    lanes = Lanes(width)
-    packed = pack(lanes, value)
-    assert packed.shape == (-(-5 // lanes.problems), 3, 2, lanes.chunks(11), 32)
-    np.testing.assert_array_equal(unpack(lanes, packed, 5, 11), value)
+@pytest.fixture
+def on_cpu(monkeypatch):
+    """Lets launches run here; returns a switch that reverses the order in which lanes run."""
+    order = {"reverse": False}
+
+    def launch(kernel, source, arguments, results):
+        def run(*arrays):
+            kernels = cuda_on_cpu.compile_kernels(source, NAMES, {})
+            shapes = [(of.shape, of.dtype) for of in results]
+            inputs = [np.ascontiguousarray(v) for v in arrays]
+            return kernels.run(kernel, inputs, shapes, grid=shapes[0][0][0], reverse=order["reverse"])
+
+        return jax.pure_callback(run, results, *arguments)
+
+    monkeypatch.setattr(cuda_kernels, "launch", launch)
+    return order
+
+
+def solve_all(problems, kernels, warm_start=None, **settings):
+    method = pimpc.InteriorPoint(kernels=kernels, **settings)
+    if warm_start is None:
+        return jax.vmap(functools.partial(pimpc.solve, method=method))(problems)
+    return jax.vmap(lambda p, w: pimpc.solve(p, method, w))(problems, warm_start)
+
+
+def agree(ours, theirs, tolerance):
+    """The same plan as far as the tolerance defines it, in one iteration more or less."""
+    np.testing.assert_array_equal(ours.status, theirs.status)
+    good = np.asarray(theirs.status) == pimpc.Status.SOLVED
+    assert np.all(np.abs(ours.iterations - theirs.iterations) <= 1)
+    scale = np.abs(np.asarray(theirs.u)[good]).max(axis=(1, 2), keepdims=True)
+    difference = np.abs(np.asarray(ours.u)[good] - np.asarray(theirs.u)[good]) / scale
+    assert difference.max() < 300 * tolerance and np.median(difference) < tolerance
 
 
 def test_batches_nest_into_one_call():
     shapes = []
 
     def double(x):
-        shapes.append(x["a"].shape)
+        shapes.append((x["a"].shape, x["b"].shape))
         return 2 * x["a"] + x["b"]
 
-    single = on_batches(double)
     a, b = jnp.arange(24.0).reshape(2, 3, 4), jnp.arange(4.0)
-    result = jax.vmap(jax.vmap(lambda a: single({"a": a, "b": b})))(a)
-    np.testing.assert_array_equal(result, 2 * a + b)
-    assert shapes[-1] == (6, 4)
+    for how, second in ((on_batches, (6, 4)), (on_shared_batches, (1, 4))):
+        single = how(double)
+        result = jax.vmap(jax.vmap(lambda a, single=single: single({"a": a, "b": b})))(a)
+        np.testing.assert_array_equal(result, 2 * a + b)
+        assert shapes[-1] == ((6, 4), second)
 
 
-@pytest.mark.parametrize("width", [8, 32])
-def test_newton_steps_are_those_of_xla(width, monkeypatch):
-    monkeypatch.setattr(riccati_gpu, "width", lambda columns, batch: width)
-    p = batch(5, N=4, nx=3, nu=2)
-    rng = np.random.default_rng(0)
-    free = jnp.asarray(rng.random(p.u_ref.shape) < 0.8)
-    l_x, l_u = (jnp.asarray(rng.standard_normal(v.shape), jnp.float32) for v in (p.x_ref, p.u_ref))
-    data = p.A, p.B, p.Q, p.R, p.S, free, l_x, l_u
-    found = jax.jit(lambda *data: riccati_gpu.newton(*data, interpret=True))(*data)
-    [expected] = jax.vmap(lambda *data: riccati.newton(*data[:-2], [data[-2:]], "xla"))(*data)
-    for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
+def test_what_an_outer_batch_shares_is_repeated_if_the_inner_one_does_not():
+    single = on_shared_batches(lambda x: x[0] * x[1])
+    a, b = jnp.arange(2.0), jnp.arange(3.0)
+    result = jax.vmap(lambda a: jax.vmap(lambda b: single((a, b)))(b))(a)
+    np.testing.assert_array_equal(result, a[:, None] * b)
 
 
-@pytest.mark.parametrize("width", [8, 32])
-def test_roll_outs_are_those_of_xla(width, monkeypatch):
-    monkeypatch.setattr(roll_out_gpu, "width", lambda columns, batch: width)
-    p = batch(5, N=4, nx=9, nu=2)
-    u = jnp.asarray(np.random.default_rng(0).standard_normal(p.u_ref.shape), jnp.float32)
-    expected = jax.vmap(roll_out)(p, u)
-    found = roll_out_gpu.batch(p.A, p.x0, jax.vmap(drive)(p, u), interpret=True)
-    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+@needs_compiler
+@pytest.mark.parametrize("name", ["walk_n10", "walk_wide_n10", "double_support_n10", "flight_n10"])
+@pytest.mark.parametrize(("tolerance", "error"), [(1e-3, 1e-3), (1e-5, 1e-4)])
+def test_recorded_problems_reach_their_optima(name, tolerance, error, on_cpu):
+    problems, data = recorded(name, np.float32, 16)
+    blocks = pimpc.Structure(blocks=((12, 6), (12, 6)))
+    found = solve_all(dataclasses.replace(problems, structure=blocks), "cuda", tolerance=tolerance)
+    assert np.all(found.status == pimpc.Status.SOLVED)
+    errors = input_errors(found.u, data["u_opt"])
+    assert np.median(errors) < error and errors.max() < 1e-2
+    agree(found, solve_all(problems, "xla", tolerance=tolerance), tolerance)
 
 
-def test_newton_steps_of_an_indefinite_hessian_are_nan():
-    p = batch(1, N=3, nx=2, nu=2)
-    free = jnp.ones(p.u_ref.shape, bool)
-    data = p.A, p.B, p.Q, p.R - 1e3, p.S, free, p.x_ref, p.u_ref
-    assert np.all(np.isnan(jax.jit(lambda *data: riccati_gpu.newton(*data, interpret=True))(*data)[2]))
-
-
+@needs_compiler
 @pytest.mark.parametrize(
-    ("width", "without"), [(8, ("x_max",)), (32, ("x_min", "x_max", "u_min", "u_max")), (16, ("x_min", "G", "h"))]
+    ("sizes", "without"),
+    [
+        ({"N": 4, "nx": 3, "nu": 2, "m": 3}, ("x_max",)),
+        ({"N": 4, "nx": 3, "nu": 2, "m": 3}, ("x_min", "x_max", "u_min", "u_max")),
+        ({"N": 3, "nx": 5, "nu": 7, "m": 9}, ("x_min", "G", "h")),
+        ({"N": 3, "nx": 2, "nu": 18, "m": 4}, ("x_min", "x_max", "u_max")),
+        ({"N": 2, "nx": 20, "nu": 12, "m": 40}, ("x_max",)),
+        ({"N": 1, "nx": 1, "nu": 1, "m": 1}, ("x_min", "x_max")),
+        ({"N": 5, "nx": 13, "nu": 3, "m": 2}, ("x_min", "x_max", "G", "h", "u_min", "u_max")),
+    ],
 )
-def test_iterations_are_those_of_xla(width, without, monkeypatch):
-    """Both stop at most one iteration apart, as their measures are not the same to the last digit."""
-    monkeypatch.setattr(interior_point_gpu, "width", lambda columns, batch: width)
-    p = dataclasses.replace(batch(5, N=4, nx=3, nu=2, m=3), **dict.fromkeys(without))
-    method = interior_point.InteriorPoint(kernels="xla", tolerance=1e-5)
-
-    def both(problem):
-        rows = measure(problem)
-        start = interior_point._start(method, problem, rows, None, jnp.array(True))
-        kernels = interior_point._by_kernels(method, problem, rows, start, interpret=True)
-        return kernels, interior_point._by_xla(method, problem, rows, start)
-
-    ours, theirs = jax.jit(jax.vmap(both))(p)
-    assert np.all(np.abs(ours.iteration - theirs.iteration) <= 1)
-    assert np.all(ours.iteration < method.max_iterations)
-    scale = np.abs(theirs.u).max()
-    np.testing.assert_allclose(ours.u, theirs.u, atol=3e-3 * scale)
-    np.testing.assert_allclose(np.median(np.abs(ours.u - theirs.u)), 0, atol=1e-5 * scale)
+def test_random_problems_are_solved_as_by_xla(sizes, without, on_cpu):
+    problems = dataclasses.replace(batch(6, **sizes), **dict.fromkeys(without))
+    agree(solve_all(problems, "cuda"), solve_all(problems, "xla"), 1e-5)
 
 
-def test_declared_blocks_are_the_whole_matrix(monkeypatch):
-    """Blocks of different sizes, one of them over the boundary between two chunks of 4 lanes."""
-    monkeypatch.setattr(interior_point_gpu, "width", lambda columns, batch: 4)
+@needs_compiler
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_it_does_not_matter_where_tables_lie_nor_which_lane_runs_first(level, on_cpu, monkeypatch):
+    problems = dataclasses.replace(batch(2, N=3, nx=9, nu=12, m=5), x_min=None)
+    usual = solve_all(problems, "cuda")
+    monkeypatch.setattr(cuda_kernels._Sizes, "placement", lambda self: (level, 4))
+    on_cpu["reverse"] = True
+    jax.tree.map(np.testing.assert_array_equal, solve_all(problems, "cuda"), usual)
+
+
+@needs_compiler
+def test_declared_blocks_are_the_whole_matrix(on_cpu):
+    """Blocks of different sizes."""
     blocks = ((3, 3), (2, 2))
     p = dataclasses.replace(batch(3, N=3, nx=2, nu=5, m=5, state_bounds=False), x_min=None, x_max=None)
     inside = np.zeros((5, 5), bool)
@@ -109,50 +134,105 @@ def test_declared_blocks_are_the_whole_matrix(monkeypatch):
     p = dataclasses.replace(p, G=G, h=jnp.einsum("bkij,bkj->bki", G, 0.5 * (p.u_min + p.u_max)) + 0.1)
     declared = dataclasses.replace(p, structure=pimpc.Structure(blocks=blocks))
     pimpc.validate(declared)
-    method = interior_point.InteriorPoint(kernels="xla", tolerance=1e-5)
+    ours, theirs = solve_all(declared, "cuda"), solve_all(p, "xla")
+    assert np.any(theirs.warm_start.multipliers.rows > 0.1)  # rows that bind
+    agree(ours, theirs, 1e-5)
 
-    def both(declared, dense):
-        rows = measure(dense)
-        start = interior_point._start(method, dense, rows, None, jnp.array(True))
-        kernels = interior_point._by_kernels(method, declared, rows, start, interpret=True)
-        return kernels, interior_point._by_xla(method, dense, rows, start)
 
-    ours, theirs = jax.jit(jax.vmap(both))(declared, p)
-    assert np.any(theirs.force.above.reshape(3, 3, -1)[:, :, :5] > 0.1)  # rows that bind
-    assert np.all(np.abs(ours.iteration - theirs.iteration) <= 1)
-    np.testing.assert_allclose(ours.u, theirs.u, atol=1e-4 * np.abs(theirs.u).max())
+@needs_compiler
+def test_pins_are_constants(on_cpu):
+    p = dataclasses.replace(batch(4, N=4, nx=3, nu=4, m=3), x_min=None, x_max=None)
+    pins = jnp.asarray(np.random.default_rng(0).random(p.u_min.shape) < 0.4)
+    p = dataclasses.replace(
+        p,
+        u_min=jnp.where(pins, 0.1, -jnp.inf),
+        u_max=jnp.where(pins, 0.1, jnp.inf),
+        h=p.h + 1,
+        structure=pimpc.Structure(pins_only=True),
+    )
+    ours = solve_all(p, "cuda")
+    np.testing.assert_array_equal(np.asarray(ours.u)[np.asarray(pins)], np.float32(0.1))
+    agree(ours, solve_all(p, "xla"), 1e-5)
+
+
+@needs_compiler
+def test_warm_starts_are_used_as_by_xla(on_cpu):
+    p = dataclasses.replace(batch(6, N=4, nx=3, nu=4, m=3), x_min=None)
+    before = solve_all(p, "xla")
+    near = dataclasses.replace(p, x0=p.x0 + 0.003)
+    cold, warm = solve_all(near, "cuda"), solve_all(near, "cuda", before.warm_start)
+    agree(warm, solve_all(near, "xla", before.warm_start), 1e-5)
+    assert np.mean(warm.iterations) < np.mean(cold.iterations)
+
+
+@needs_compiler
+def test_horizons_are_masked(on_cpu):
+    p = dataclasses.replace(random_problem(3, np.float32, N=5, nx=3, nu=2, m=3), x_min=None)
+    horizons = jnp.arange(1, 6)
+    found = [
+        jax.vmap(lambda h, how=how: pimpc.solve(dataclasses.replace(p, horizon=h), pimpc.InteriorPoint(kernels=how)))(
+            horizons
+        )
+        for how in ("cuda", "xla")
+    ]
+    agree(*found, 1e-5)
+
+
+@needs_compiler
+def test_judgements_are_those_of_xla(on_cpu):
+    """Of plans and multipliers that are not optimal, so that each residual is far from zero."""
+    p = batch(6, N=4, nx=3, nu=2, m=3)
+    rng = np.random.default_rng(0)
+    u = p.u_ref + jnp.asarray(rng.standard_normal(p.u_ref.shape), jnp.float32)
+    x = jax.vmap(roll_out)(p, u)
+    x = x.at[3:, 2].add(0.3)  # breaks the dynamics
+    multipliers = Multipliers(
+        jnp.abs(jnp.asarray(rng.standard_normal(p.h.shape), jnp.float32)),
+        jnp.asarray(rng.standard_normal(p.u_ref.shape), jnp.float32),
+        jnp.where(jnp.isfinite(p.x_max) & jnp.isfinite(p.x_min), 0.3, 0.0),
+    )
+    for case in (p, dataclasses.replace(p, R=p.R - 1e3)):  # the second one is not convex
+        ours, theirs = (
+            jax.vmap(functools.partial(pimpc.kkt_residuals, kernels=how))(case, x, u, multipliers)
+            for how in ("cuda", "xla")
+        )
+        for name in ("primal", "stationarity", "complementarity"):
+            np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-3)
+    assert np.all(np.isnan(ours.stationarity))
+    spoilt = jax.vmap(functools.partial(pimpc.kkt_residuals, kernels="cuda"))(
+        p, x, u.at[0, 1].set(jnp.nan), multipliers
+    )
+    np.testing.assert_array_equal(np.isnan(spoilt.primal), np.arange(6) == 0)
+
+
+@needs_compiler
+def test_roll_outs_are_those_of_xla(on_cpu):
+    p = batch(5, N=4, nx=9, nu=2)
+    u = jnp.asarray(np.random.default_rng(0).standard_normal(p.u_ref.shape), jnp.float32)
+    found = jax.vmap(cuda_kernels.roll_out)(p, u)
+    expected = jax.vmap(roll_out)(p, u)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@needs_compiler
+def test_impossible_problems_are_infeasible_and_spoil_no_neighbour(on_cpu):
+    """A good problem, one whose bounds contradict each other, one whose rows do, and one that is not a number."""
+    p = dataclasses.replace(batch(4, N=3, nx=2, nu=2, m=2, state_bounds=False), x_min=None, x_max=None)
+    free = p.u_min != p.u_max
+    p = dataclasses.replace(p, u_min=jnp.where(free, -5.0, p.u_min), u_max=jnp.where(free, 5.0, p.u_max))
+    p = dataclasses.replace(p, u_max=p.u_max.at[1, 0, 0].set(-6.0))
+    G = p.G.at[2].set(jnp.array([[1.0, 0.0], [-1.0, 0.0]]))
+    h = p.h.at[2].set(jnp.array([-1.0, -1.0])).at[2, 1].set(jnp.inf)  # u_0 ≤ −1 and u_0 ≥ 1 where it is not fixed
+    p = dataclasses.replace(p, G=G, h=h, x0=p.x0.at[3].set(jnp.nan))
+    found = solve_all(p, "cuda")
+    expected = [pimpc.Status.SOLVED, *[pimpc.Status.INFEASIBLE] * 2, pimpc.Status.NONFINITE_INPUT]
+    np.testing.assert_array_equal(found.status, expected)
+    np.testing.assert_array_equal(np.asarray(found.iterations)[[1, 3]], 0)
+    alone = pimpc.solve(jax.tree.map(lambda leaf: leaf[0], p))
+    np.testing.assert_allclose(found.u[0], alone.u, atol=1e-3)
 
 
 def test_problems_for_which_there_are_no_kernels_are_refused():
     problem = random_problem(0, np.float32, N=3, nx=2, nu=2, full=True)
     with pytest.raises(ValueError, match="needs float32, diagonal weights"):
-        pimpc.solve(problem, pimpc.InteriorPoint(kernels="pallas"))
-    count, N = 2**19, 400
-    matrices = [jax.ShapeDtypeStruct((count, N, 15, 15), np.float32)] * 2
-    rows = [jax.ShapeDtypeStruct((count, N, 15), kind) for kind in (*[np.float32] * 3, bool, *[np.float32] * 2)]
-    with pytest.raises(ValueError, match="too large for the GPU kernels: split"):
-        jax.eval_shape(lambda *data: riccati_gpu.newton(*data), *matrices, *rows)
-
-
-def test_contradicting_bounds_are_infeasible_and_spoil_no_neighbour(monkeypatch):
-    """Three problems to a warp: a good one, one without a solution, and one that is not a number."""
-    monkeypatch.setattr(interior_point_gpu, "width", lambda columns, batch: 8)
-    p = dataclasses.replace(batch(3, N=3, nx=2, nu=2, m=2, state_bounds=False), x_min=None, x_max=None)
-    G = p.G.at[1].set(jnp.array([[1.0, 0.0], [-1.0, 0.0]]))
-    h = p.h.at[1].set(jnp.array([-1.0, -1.0])).at[1, 1].set(jnp.inf)  # u_0 ≤ −1 and u_0 ≥ 1 where it is not fixed
-    p = dataclasses.replace(p, G=G, h=h, x0=p.x0.at[2].set(jnp.nan))
-    free = p.u_min != p.u_max
-    p = dataclasses.replace(p, u_min=jnp.where(free, -5.0, p.u_min), u_max=jnp.where(free, 5.0, p.u_max))
-    method = interior_point.InteriorPoint(kernels="xla", max_iterations=20)
-
-    def solve(problem, runnable):
-        rows = measure(problem)
-        start = interior_point._start(method, problem, rows, None, runnable)
-        return interior_point._by_kernels(method, problem, rows, start, interpret=True)
-
-    end = jax.jit(jax.vmap(solve))(p, jnp.array([True, True, False]))
-    np.testing.assert_array_equal(end.infeasible, [False, True, False])
-    assert end.iteration[0] < end.iteration[1] == 20
-    assert end.iteration[2] == 0
-    alone = jax.jit(pimpc.solve, static_argnums=1)(jax.tree.map(lambda leaf: leaf[0], p), method)
-    np.testing.assert_allclose(end.u[0], alone.u, atol=1e-3)
+        pimpc.solve(problem, pimpc.InteriorPoint(kernels="cuda"))

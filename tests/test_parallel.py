@@ -9,7 +9,7 @@ from mpc_problems import input_errors, recorded
 import pimpc
 from pimpc import InteriorPoint, Status
 from pimpc.problem import roll_out
-from pimpc.roll_out_gpu import roll_out as chosen_roll_out
+from pimpc.roll_out import roll_out as chosen_roll_out
 
 PARALLEL = InteriorPoint(tolerance=1e-5, kernels="parallel")
 

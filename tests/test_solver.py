@@ -494,7 +494,7 @@ def test_validate_accepts_good_problems_and_names_the_bad_one_of_a_batch():
 def test_every_setting_changes_the_program():
     changes = {
         "max_iterations": 20, "tolerance": 1e-1, "early_stop": False, "proximal": 1e2, "start": 1.0, "boundary": 0.9,
-        "kernels": "pallas",
+        "kernels": "parallel",
     }  # fmt: skip
     assert set(changes) == {f.name for f in dataclasses.fields(InteriorPoint)}
     problem = take(short()[0], 0)

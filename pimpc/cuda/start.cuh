@@ -1,0 +1,252 @@
+// Where `pimpc.interior_point` starts: the unconstrained optimum, or a warm start that is nearer to the optimum, with
+// centred slacks and forces (see `pimpc.centring`).
+
+// How far a unit of force moves a side, inputs yielding as the Hessian's diagonal says: Work::u. Needs Work::G.
+DEVICE float compliance_of(const Places &at, const Problem &of, int k, int i) {
+  int side = lane() + 32 * i;
+  if (side >= 2 * nb) {
+    float total = 0;
+    const float *row = work.G + at.row[i], *by = work.u + at.first[i];
+    if (m > 0) {
+#pragma unroll
+      for (int j = 0; j < most_columns; j++)
+        if (j < at.count[i]) total += row[j] * row[j] * by[j];
+    }
+    return total;
+  }
+  int c = side < nb ? side : side - nb;
+  return c < nu ? work.u[c] : of.give_x[k * nx + c - nu];
+}
+
+DEVICE bool is_fixed(const Problem &of, int k, int c) {
+  return has_u_min && has_u_max && of.u_min[k * nu + c] == of.u_max[k * nu + c];
+}
+
+// Finds the free inputs and the sides, of which there are `count`; says whether bounds exclude each other, or exclude what
+// no free input moves. Needs a plan, and fills in its rows' values.
+DEVICE bool measure(const Places &at, const Problem &of, const Tables &table, float &count) {
+  int c = lane();
+  bool contradiction = false;
+  count = 0;
+  for (int k = 0; k < N; k++) {
+    __syncwarp();
+    bool fixed = c < nu && is_fixed(of, k, c);
+    unsigned free = __ballot_sync(ALL, c < nu && !fixed);
+    if (c == 0) table.free[k] = free;
+    float curvature = 0;
+    if (c < nu) {
+      curvature = of.R[k * nu + c] + of.S[k * nu + c] + (k + 1 < N ? of.S[(k + 1) * nu + c] : 0);
+#pragma unroll
+      for (int j = 0; j < nx; j++) {
+        float b = of.B[(k * nx + j) * nu + c];
+        curvature += of.Q[k * nx + j] * b * b;
+      }
+    }
+    work.u[c] = c < nu && !fixed ? 1.0f / curvature : 0;
+    work.v[c] = c < nu ? table.point[(k + 1) * n + c] : 0;
+    load_G(of, k);
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < chunks; i++) {
+      int side = c + 32 * i;
+      if (side >= ns) continue;
+      float give = compliance_of(at, of, k, i), limit = limit_of(of, k, side);
+      bool has = give > 0 && limit < INF;
+      table.delta[k * ns + side] = has ? give / proximal : 0;
+      count += has ? 1 : 0;
+      if (side >= 2 * nb) table.at[k * m + side - 2 * nb] = climb_of(at, i);
+      if (give <= 0 && limit < INF) {
+        float value = side < 2 * nb ? value_of(table.point + (k + 1) * n, table.at, side) : climb_of(at, i);
+        float reach = side < 2 * nb ? fabsf(value) : reach_of(at, i, 0);
+        contradiction |= value - limit - tolerance * (reach + fabsf(limit)) > 0;
+      }
+      // The limits of a column's two sides: -lower and upper.
+      if (side < nb) contradiction |= limit + limit_of(of, k, side + nb) < 0;
+    }
+  }
+  count = fmaxf(sum(count), 1.0f);
+  __syncwarp();
+  return __any_sync(ALL, contradiction);
+}
+
+// What a plan says of the problem.
+struct Survey {
+  float energy;  // what it takes to move every row as far as the plan reaches, or as its bound is away
+  float scale;   // of the cost
+  float least;   // input that counts
+  float largest; // lane c: input c over the horizon
+};
+
+DEVICE Survey survey(const Places &at, const Problem &of, const Tables &table) {
+  int c = lane();
+  float energy = 0, cost = 0, terms = 0, largest = 0, spoken = c < nu ? fabsf(of.u_prev[c]) : 0;
+  for (int k = 0; k < N; k++) {
+    __syncwarp();
+    Column column = column_of(of, table.point, k);
+    work.v[c] = c < nu ? column.value : 0;
+    load_G(of, k);
+    float off = column.value - column.reference, by = c < nu ? column.value - column.before : 0;
+    cost += 0.5f * (column.weight * off * off + column.rate * by * by);
+    terms += fabsf(column.weight) * (column.value * column.value + column.reference * column.reference);
+    if (c < nu) {
+      largest = fmaxf(largest, fabsf(column.value));
+      spoken = fmaxf(spoken, fabsf(column.reference));
+      if (has_u_min && fabsf(of.u_min[k * nu + c]) < INF) spoken = fmaxf(spoken, fabsf(of.u_min[k * nu + c]));
+      if (has_u_max && fabsf(of.u_max[k * nu + c]) < INF) spoken = fmaxf(spoken, fabsf(of.u_max[k * nu + c]));
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < chunks; i++) {
+      int side = c + 32 * i;
+      if (side >= ns) continue;
+      float climb = climb_of(at, i), delta = table.delta[k * ns + side];
+      if (side >= 2 * nb) table.at[k * m + side - 2 * nb] = climb;
+      float value = value_of(table.point + (k + 1) * n, table.at + k * m, side);
+      if (side >= 2 * nb) value = climb;
+      float outside = delta > 0 ? value - limit_of(of, k, side) : 0;
+      // Both sides of a column are one row.
+      if (side < nb && table.delta[k * ns + side + nb] > 0) {
+        outside = fmaxf(outside, -value - limit_of(of, k, side + nb));
+        delta = fmaxf(delta, table.delta[k * ns + side + nb]);
+      }
+      if (side >= nb && side < 2 * nb) delta = 0;
+      float span = fmaxf(side < 2 * nb ? fabsf(value) : reach_of(at, i, 0), outside);
+      if (delta > 0) energy += span * span / (delta * proximal);
+    }
+  }
+  __syncwarp();
+  terms = sum(terms);
+  return {sum(energy), fmaxf(sum(cost), 1.1920929e-5f * terms + TINY), 0.01f * most(fmaxf(largest, spoken)), largest};
+}
+
+// The energy of what leaves its bounds, and the products of multiplier and slack inside them, at a plan whose rows' values
+// are filled in. Says whether any multiplier is known.
+DEVICE float mismatch(const Problem &of, const Tables &table, const Multipliers &known, bool &any) {
+  float total = 0;
+  bool found = false;
+  for (int k = 0; k < N; k++)
+#pragma unroll
+    for (int i = 0; i < chunks; i++) {
+      int side = lane() + 32 * i;
+      float delta = side < ns ? table.delta[k * ns + side] : 0;
+      if (delta <= 0) continue;
+      float force = multiplier_of(known, k, side);
+      found |= force != 0;
+      if (side < nb) force = -force;
+      float distance = limit_of(of, k, side) - value_of(table.point + (k + 1) * n, table.at + k * m, side);
+      total += distance < 0 ? distance * distance / (delta * proximal) : distance * fmaxf(force, 0.0f);
+    }
+  any = __any_sync(ALL, found);
+  return sum(total);
+}
+
+// Slack s and force z with s z = mu that keep s - give z where it is.
+DEVICE void centre(float distance, float force, float mu, float give, float &s, float &z) {
+  float length = sqrtf(give), gap = distance / length - fmaxf(force, 0.0f) * length;
+  float large = 0.5f * (fabsf(gap) + sqrtf(gap * gap + 4 * mu)), small = mu / large;
+  s = (gap > 0 ? large : small) * length;
+  z = (gap > 0 ? small : large) / length;
+}
+
+// Fills in slacks and forces; returns what that may cost.
+DEVICE float centre_all(const Problem &of, const Tables &table, const Multipliers &known, bool warm, float mu) {
+  float lifted = 0;
+  __syncwarp();
+  for (int k = 0; k < N; k++)
+#pragma unroll
+    for (int i = 0; i < chunks; i++) {
+      int side = lane() + 32 * i;
+      if (side >= ns) continue;
+      float delta = table.delta[k * ns + side], give = delta * proximal, s = 1, z = 0;
+      float value = value_of(table.point + (k + 1) * n, table.at + k * m, side);
+      float dual = warm ? multiplier_of(known, k, side) : 0, total = dual;
+      if (delta > 0) {
+        centre(limit_of(of, k, side) - value, side < nb ? -dual : dual, mu, give, s, z);
+        total = side < nb ? -z : z;
+      }
+      // The two sides of a column act on one row: its first lane counts them both.
+      float other = side < nb ? table.delta[k * ns + side + nb] : 0;
+      if (other > 0) {
+        float upper_s, upper_z;
+        centre(limit_of(of, k, side + nb) + value, dual, mu, other * proximal, upper_s, upper_z);
+        total = (delta > 0 ? total : 0) + upper_z;
+        give = other * proximal;
+      }
+      bool counts = side < nb ? delta > 0 || other > 0 : delta > 0 && side >= 2 * nb;
+      if (counts) lifted += give * (total - dual) * (total - dual);
+      table.s[k * ns + side] = s;
+      table.z[k * ns + side] = z;
+    }
+  __syncwarp();
+  return sum(lifted);
+}
+
+// Rolls out inputs, or none, as far as their bounds allow.
+DEVICE void plan(const Problem &of, const Tables &table, const float *u) {
+  int c = lane();
+  if (c < nu) {
+    for (int k = 0; k < N; k++) {
+      float v = u ? u[k * nu + c] : 0;
+      if (has_u_min) v = fmaxf(v, of.u_min[k * nu + c]);
+      if (has_u_max) v = fminf(v, of.u_max[k * nu + c]);
+      table.point[(k + 1) * n + c] = v;
+    }
+  }
+  __syncwarp();
+  roll_out(of, table.point);
+}
+
+// How far a warm start is from the optimum, and whether there is one.
+struct Near {
+  bool any;
+  float excess, distance;
+};
+
+// From the plan to the first iterate. The last backward pass was that of the cost at the plan of no inputs.
+DEVICE void start(const Places &at, const Problem &of, const Tables &table, const float *u_near, const Multipliers &known,
+                  const Near &near, Status &status, float &largest) {
+  take_newton_step(of, table);
+  Survey found = survey(at, of, table);
+  largest = found.largest;
+  float error = start_share * found.energy;
+  bool warm = warm_started && near.any && near.distance <= trust * error;  // false for what is not a number
+  if (warm) {
+    plan(of, table, u_near);
+    found = survey(at, of, table);
+    error = near.distance;
+  }
+  status.least = found.least;
+  float mu = fmaxf(error, 0.1f * tolerance * found.scale) / status.count + TINY;
+  float root = sqrtf(warm ? near.excess : 0) + sqrtf(centre_all(of, table, known, warm, mu));
+  status.unbalanced = root * root;
+}
+
+// Solves the problem in the tables; returns after how many iterations, and whether there was an answer to look for.
+DEVICE int solve_problem(const Places &at, const Problem &of, const Tables &table, const float *u_near,
+                         const Multipliers &known, bool runnable, bool &empty, float &largest) {
+  Status status;
+  Near near = {false, 0, INF};
+  plan(of, table, warm_started ? u_near : nullptr);
+  empty = measure(at, of, table, status.count);
+  if (!runnable || empty) largest = 0;
+  // Turns: what a warm start lacks, the unconstrained optimum, and then iterations.
+  for (int turn = warm_started ? -2 : -1; turn < max_iterations; turn++) {
+    Slope slope = turn >= 0 ? of_the_barrier : turn == -1 ? of_the_cost : of_the_lagrangian;
+    float saved = backward(at, of, table, slope, turn != -1 || !warm_started, known);
+    if (turn == -2) {
+      near.excess = saved;
+      near.distance = saved + mismatch(of, table, known, near.any);
+      plan(of, table, nullptr);
+    } else if (turn == -1) {
+      start(at, of, table, u_near, known, near, status, largest);
+      if (!runnable || empty) return 0;
+    } else {
+      for (int pass = 0; pass < 2; pass++) {
+        if (pass > 0) correct(at, of, table, status);
+        advance(at, of, table, pass > 0, status);
+      }
+      if (!move(of, table, status)) return turn + 1;
+    }
+  }
+  return max_iterations;
+}

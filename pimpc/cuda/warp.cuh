@@ -1,0 +1,308 @@
+// One warp solves one problem. What its lanes share of the stage at hand lies in `Work`, on the chip.
+//
+// Columns are the nu inputs and then the nx states: lane c has column c of a stage's vectors. Bounds are sides
+// value <= limit: nb lower ones negated, nb upper ones, then the m rows of G; side i belongs to lane i % 32. Python writes
+// the sizes and settings in front of this text (`pimpc.cuda_kernels`). All functions are called by all lanes.
+
+#define INF __int_as_float(0x7f800000)
+#define NOT_A_NUMBER __int_as_float(0x7fc00000)
+#define TINY 1.17549435e-38f
+#define DEVICE __device__ __forceinline__
+
+constexpr unsigned ALL = 0xffffffffu;
+constexpr int n = nu + nx;
+constexpr int ns = 2 * nb + m;
+constexpr int chunks = (ns + 31) / 32;
+constexpr int LD = 36;  // a row of eight slots of four columns, and four more for the banks' sake
+constexpr bool pairs = most_columns % 2 == 0 && nu % 2 == 0 && all_even;  // G may be read two columns at a time
+
+struct __align__(16) Work {
+  float X[n][LD];                   // see `riccati.cuh`
+  float E[nx][LD];                  // rows of [B_k, A_k], the columns as they are or in slots
+  float line[2][LD];                // the pivot's row
+  float G[lines > 0 ? (lines * nu + 3) / 4 * 4 : 4];  // of different blocks side by side
+  float u[32], v[32], w[32];
+  float P_xx[nx][nx];
+  float stiff[ns > 0 ? ns : 1], push[ns > 0 ? ns : 1];
+};
+
+__shared__ Work work;
+
+// One problem, its stages one after the other.
+struct Problem {
+  const float *A, *B, *e, *x0, *u_prev, *x_ref, *u_ref, *Q, *R, *S, *G, *h, *u_min, *u_max, *x_min, *x_max, *give_x;
+};
+
+// What the passes over the stages leave for each other.
+struct Tables {
+  float *T;        // nu x n: the first rows of the swept Hessian, unless they are on the chip (see `T_of`)
+  float *t;        // nu: of the swept linear term
+  float *point;    // n: (u_{k-1}, x_k), for N + 1 stages
+  float *s, *z;    // ns: slacks and forces
+  float *delta;    // ns: the proximal term; 0 marks what is no side
+  float *change;   // ns: ds dz of the predictor, then dz
+  float *at;       // m: G_k u_k
+  float *climb;    // m: G_k du_k
+  float *move;     // n: (du_k, dx_{k+1})
+  unsigned *free;  // bits of the inputs that may move
+};
+
+constexpr int table_T = N * nu * n;
+constexpr int table_rest = N * (nu + n + 4 * ns + 2 * m + n + 1) + n;
+
+DEVICE Tables tables_at(float *T, float *rest) {
+  Tables of;
+  of.T = T;
+  of.t = rest;
+  of.point = of.t + N * nu;
+  of.s = of.point + (N + 1) * n;
+  of.z = of.s + N * ns;
+  of.delta = of.z + N * ns;
+  of.change = of.delta + N * ns;
+  of.at = of.change + N * ns;
+  of.climb = of.at + N * m;
+  of.move = of.climb + N * m;
+  of.free = (unsigned *)(of.move + N * n);
+  return of;
+}
+
+// Where a stage's T is while it is worked on; and its way to and from the other memory, if there is no room for all.
+__shared__ __align__(16) float T_here[tables_on_chip >= 1 ? table_T : nu * n];
+
+DEVICE float *T_of(const Tables &table, int k) { return T_here + (tables_on_chip >= 1 ? k * nu * n : 0); }
+
+DEVICE int lane() { return threadIdx.x; }
+
+DEVICE void copy_T(float *to, const float *from) {
+#pragma unroll
+  for (int i = 0; i < nu * n; i += 32)
+    if (i + 32 <= nu * n || i + lane() < nu * n) to[i + lane()] = from[i + lane()];
+}
+
+DEVICE void fetch_T(const Tables &table, int k) {
+  if (tables_on_chip == 0) copy_T(T_here, table.T + k * nu * n);
+}
+
+DEVICE void keep_T(const Tables &table, int k) {
+  if (tables_on_chip == 0) copy_T(table.T + k * nu * n, T_here);
+}
+
+// A quotient to two units in the last place: exact ones take a branch each.
+DEVICE float ratio(float a, float b) { return __fdividef(a, b); }
+
+DEVICE float sum(float v) {
+#pragma unroll
+  for (int d = 16; d > 0; d /= 2) v += __shfl_xor_sync(ALL, v, d);
+  return v;
+}
+
+DEVICE float most(float v) {
+#pragma unroll
+  for (int d = 16; d > 0; d /= 2) v = fmaxf(v, __shfl_xor_sync(ALL, v, d));
+  return v;
+}
+
+// Lane r < rows gets the product of row r of a matrix, on the chip, with a vector there; other lanes get anything.
+template <int rows, int columns, int ld>
+DEVICE float product(const float *matrix, const float *vector) {
+  constexpr int parts = 32 / rows, share = (columns + parts - 1) / parts;
+  int part = lane() / rows, r = lane() - part * rows, first = part < parts ? part * share : 0;
+  const float *row = matrix + r * ld + first, *by = vector + first;
+  float total = 0;
+#pragma unroll
+  for (int i = 0; i < share; i++)
+    if (share * parts == columns || first + i < columns) total += row[i] * by[i];
+  float part_sum = total;
+#pragma unroll
+  for (int p = 1; p < parts; p++) total += __shfl_sync(ALL, part_sum, (r + p * rows) % 32);
+  return total;
+}
+
+// Where the lane's sides and its column are in G, which does not change from stage to stage.
+struct Places {
+  int row[chunks + 1], first[chunks + 1], count[chunks + 1];  // of each side that is a row: its start, and its columns
+  int rows_first, rows_count, first_column, columns_end;      // of the column's block
+};
+
+// With up to 16 inputs two lanes share a column: c and c + 16.
+constexpr int sharers = nu <= 16 ? 2 : 1;
+DEVICE int shared_column() { return sharers == 2 ? lane() % 16 : lane(); }
+DEVICE int share() { return sharers == 2 ? lane() / 16 : 0; }
+
+DEVICE Places places_of_lane() {
+  Places at;
+#pragma unroll
+  for (int i = 0; i < chunks; i++) {
+    int r = lane() + 32 * i - 2 * nb;
+    at.row[i] = (r > 0 ? r : 0) * nu;
+    at.first[i] = 0;
+    at.count[i] = nu;
+    int row = 0, column = 0;
+#pragma unroll
+    for (int b = 0; b < blocks; b++) {
+      if (r >= row) {
+        at.row[i] = (r - row) * nu + column;
+        at.first[i] = column;
+        at.count[i] = block_columns[b];
+      }
+      row += block_rows[b];
+      column += block_columns[b];
+    }
+    if (r < 0 || r >= m) at.row[i] = at.count[i] = 0;
+  }
+  at.rows_first = 0;
+  at.rows_count = m;
+  at.first_column = 0;
+  at.columns_end = nu;
+  int row = 0, column = 0;
+#pragma unroll
+  for (int b = 0; b < blocks; b++) {
+    if (shared_column() >= column) {
+      at.rows_first = row;
+      at.rows_count = block_rows[b];
+      at.first_column = column;
+      at.columns_end = column + block_columns[b];
+    }
+    row += block_rows[b];
+    column += block_columns[b];
+  }
+  return at;
+}
+
+DEVICE void load_G(const Problem &of, int k) {
+  constexpr int size = lines * nu;
+  if (m == 0) return;
+  const float *from = of.G + k * size;
+  if (size % 4 == 0) {
+#pragma unroll
+    for (int i = 0; i < size / 4; i += 32)
+      if (i + 32 <= size / 4 || i + lane() < size / 4) ((float4 *)work.G)[i + lane()] = ((const float4 *)from)[i + lane()];
+  } else {
+    for (int i = lane(); i < size; i += 32) work.G[i] = from[i];
+  }
+}
+
+// Column `lane` of [B_k, A_k]; anything in lanes without one.
+DEVICE void load_BA(const Problem &of, int k, float (&ba)[nx]) {
+  int c = lane() < n ? lane() : n - 1;
+  const float *from = c < nu ? of.B + k * nx * nu + c : of.A + k * nx * nx + c - nu;
+  int step = c < nu ? nu : nx;
+#pragma unroll
+  for (int j = 0; j < nx; j++) ba[j] = from[j * step];
+}
+
+// The side's row of G times Work::v; 0 for a side that is no row.
+DEVICE float climb_of(const Places &at, int i) {
+  float total = 0;
+  if (m == 0) return 0;
+  const float *row = work.G + at.row[i], *by = work.v + at.first[i];
+  if (pairs) {
+#pragma unroll
+    for (int j = 0; j < most_columns; j += 2) {
+      float2 g = *(const float2 *)(row + j), v = *(const float2 *)(by + j);
+      if (same_columns || j < at.count[i]) total += g.x * v.x + g.y * v.y;
+    }
+  } else {
+#pragma unroll
+    for (int j = 0; j < most_columns; j++)
+      if (same_columns || j < at.count[i]) total += row[j] * by[j];
+  }
+  return at.count[i] > 0 ? total : 0;
+}
+
+// The same of absolute values, those of the inputs at least `least`.
+DEVICE float reach_of(const Places &at, int i, float least) {
+  float total = 0;
+  if (m == 0) return 0;
+  const float *row = work.G + at.row[i], *by = work.v + at.first[i];
+#pragma unroll
+  for (int j = 0; j < most_columns; j++)
+    if (same_columns || j < at.count[i]) total += fabsf(row[j]) * fmaxf(fabsf(by[j]), least);
+  return at.count[i] > 0 ? total : 0;
+}
+
+// Column `lane` of C' push, with Work::push and Work::G.
+DEVICE float pull(const Places &at) {
+  int c = lane();
+  float total = 0;
+  if (m > 0) {
+    const float *column = work.G + (shared_column() < nu ? shared_column() : 0), *push = work.push + 2 * nb + at.rows_first;
+#pragma unroll
+    for (int l = 0; l < lines; l += sharers) {
+      int row = l + share();
+      if ((same_rows && lines % sharers == 0) || row < at.rows_count) total += column[row * nu] * push[row];
+    }
+    if (sharers == 2) total += __shfl_xor_sync(ALL, total, 16);
+  }
+  if (c >= nu) total = 0;
+  return c < nb ? total + work.push[nb + c] - work.push[c] : total;
+}
+
+// The limit of a side; infinite: there is none.
+DEVICE float limit_of(const Problem &of, int k, int side) {
+  if (side >= 2 * nb) return m > 0 && side < ns ? of.h[k * m + side - 2 * nb] : INF;
+  bool upper = side >= nb;
+  int c = upper ? side - nb : side;
+  if (c < nu) {
+    if (!bounds_inputs) return INF;
+    if (upper) return has_u_max ? of.u_max[k * nu + c] : INF;
+    return has_u_min ? -of.u_min[k * nu + c] : INF;
+  }
+  if (upper) return has_x_max ? of.x_max[k * nx + c - nu] : INF;
+  return has_x_min ? -of.x_min[k * nx + c - nu] : INF;
+}
+
+// A side's value at a plan (or a step of one): `point` is stage k + 1's, `at` stage k's.
+DEVICE float value_of(const float *point, const float *at, int side) {
+  if (side < nb) return -point[side];
+  if (side < 2 * nb) return point[side - nb];
+  return side < ns ? at[side - 2 * nb] : 0;
+}
+
+// What lane c knows of column c of a stage: weight, reference, weight of the rate, value, and the input before; the last
+// column once more, without a weight, in lanes that have none.
+struct Column {
+  float weight, reference, rate, value, before;
+};
+
+DEVICE Column column_of(const Problem &of, const float *point, int k) {
+  int c = lane() < n ? lane() : n - 1;
+  bool input = c < nu;
+  int at = input ? k * nu + c : k * nx + c - nu;
+  Column it;
+  it.weight = (input ? of.R : of.Q)[at];
+  it.reference = (input ? of.u_ref : of.x_ref)[at];
+  it.value = point[(k + 1) * n + c];
+  it.before = point[k * n + c];
+  it.rate = of.S[input ? at : 0];
+  if (!input) it.rate = 0;
+  if (lane() >= n) it.weight = 0;
+  return it;
+}
+
+// x_{k+1} (or its step) in the states' lanes, from (u_k, x_k) in the lanes and column `lane` of [B_k, A_k].
+DEVICE float ahead(const float (&ba)[nx], float here) {
+  __syncwarp();
+  work.w[lane()] = here;
+#pragma unroll
+  for (int j = 0; j < nx; j++) work.E[j][lane()] = ba[j];
+  __syncwarp();
+  float next = product<nx, n, LD>(&work.E[0][0], work.w);
+  return __shfl_sync(ALL, next, lane() < nu ? 0 : lane() - nu);
+}
+
+// Rolls out the inputs in the table of points.
+DEVICE void roll_out(const Problem &of, float *point) {
+  int c = lane();
+  bool state = c >= nu && c < n;
+  if (c < n) point[c] = c < nu ? of.u_prev[c] : of.x0[c - nu];
+  float x = state ? of.x0[c - nu] : 0;
+  for (int k = 0; k < N; k++) {
+    float ba[nx];
+    load_BA(of, k, ba);
+    float e = of.e[k * nx + (state ? c - nu : 0)];
+    x = ahead(ba, c < nu ? point[(k + 1) * n + c] : x) + e;
+    if (state) point[(k + 1) * n + c] = x;
+  }
+  __syncwarp();
+}

@@ -1,0 +1,86 @@
+"""Compiles CUDA C by NVIDIA's run-time compiler and launches it from a JAX program.
+
+The launcher is the one that jaxlib has for Triton's kernels: it takes any kernel of arrays as PTX.
+"""
+
+import ctypes
+import functools
+import importlib.util
+import zlib
+from pathlib import Path
+
+import jax
+from jaxtyping import Array
+
+_TARGET = "triton_kernel_call_ffi"
+
+
+def launch(kernel: str, source: str, arguments: list[Array], results: list[jax.ShapeDtypeStruct]) -> list[Array]:
+    """Runs a kernel with a block of one warp for each index of the results' first axis.
+
+    Args:
+        kernel: Its name.
+        source: CUDA C, in which it is `extern "C"` and takes pointers to the arguments and then to the results.
+        arguments: Arrays.
+        results: Their shapes and types; what the kernel does not write is undefined.
+
+    Returns:
+        The results.
+    """
+    capability = jax.devices("gpu")[0].compute_capability
+    call = _call(kernel, source, capability, results[0].shape[0], len(arguments) + len(results))
+    # The launcher's handler is registered by jaxlib itself, under this name.
+    return list(jax.ffi.ffi_call(_TARGET, results)(*arguments, opaque=call))
+
+
+@functools.cache
+def _call(kernel: str, source: str, capability: str, blocks: int, arrays: int) -> bytes:
+    """What the launcher is told."""
+    from jaxlib import gpu_triton
+
+    number = int(capability.replace(".", ""))
+    it = gpu_triton.TritonKernel(kernel, 1, 1, 0, compile_ptx(source, number), "", number)
+    parameters = [gpu_triton.create_array_parameter(0, 16)] * arrays
+    return zlib.compress(gpu_triton.TritonKernelCall(it, blocks, 1, 1, parameters).to_proto(kernel, b""))
+
+
+@functools.cache
+def compile_ptx(source: str, capability: int) -> str:
+    """Compiles CUDA C for devices of a compute capability, 90 for 9.0.
+
+    Raises:
+        RuntimeError: If there is no compiler, or it finds a fault in the source.
+    """
+    compiler = _compiler()
+    program = ctypes.c_void_p()
+    compiler.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"pimpc.cu", 0, None, None)
+    options = [f"--gpu-architecture=compute_{capability}", "--std=c++17", "--device-as-default-execution-space"]
+    given = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+    failed = compiler.nvrtcCompileProgram(program, len(options), given)
+    if failed:
+        raise RuntimeError(f"The GPU kernels did not compile: {_read(compiler, program, 'ProgramLog')}")
+    ptx = _read(compiler, program, "PTX")
+    compiler.nvrtcDestroyProgram(ctypes.byref(program))
+    return ptx
+
+
+def _read(compiler: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> str:
+    size = ctypes.c_size_t()
+    getattr(compiler, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
+    text = ctypes.create_string_buffer(size.value)
+    getattr(compiler, f"nvrtcGet{what}")(program, text)
+    return text.value.decode()
+
+
+@functools.cache
+def _compiler() -> ctypes.CDLL:
+    """NVIDIA's run-time compiler: of the Python packages of CUDA, or else of the system."""
+    spec = importlib.util.find_spec("nvidia")
+    roots = [] if spec is None else list(spec.submodule_search_locations or ())
+    found = sorted(str(path) for root in roots for path in Path(root).glob("*/lib/libnvrtc.so.*"))
+    for name in [*found, "libnvrtc.so.13", "libnvrtc.so"]:
+        try:
+            return ctypes.CDLL(name)
+        except OSError:
+            continue
+    raise RuntimeError("The GPU kernels need NVIDIA's run-time compiler, libnvrtc, which comes with jax[cuda13].")
