@@ -192,8 +192,9 @@ class _Sizes(NamedTuple):
     def bytes(self) -> tuple[int, int, int]:
         """Of what the lanes share of a stage, of the swept Hessians, and of the other tables."""
         n, ns = self.nx + self.nu, 2 * self.bounded + self.m
-        work = (n + self.nx + 2) * 36 + max(self.lines, 1) * self.nu + self.nx**2 + 2 * ns + 100
-        return 4 * work, 4 * self.N * self.nu * n, 4 * (self.N * (self.nu + 2 * n + 4 * ns + 2 * self.m + 1) + n)
+        work = (n + self.nx) * 36 + max(self.lines, 1) * self.nu + self.nx**2 + 2 * ns + 100
+        rest = self.N * (self.nu + 2 * n + 4 * ns + 2 * self.m + 1) + n
+        return 4 * work, 4 * self.N * self.nu * n, 16 * -(-rest // 4)
 
     def placement(self) -> tuple[int, int]:
         """How many kinds of tables are kept on the chip, and how many blocks then fit on a multiprocessor."""
@@ -201,7 +202,7 @@ class _Sizes(NamedTuple):
         one_T = 4 * self.nu * (self.nx + self.nu)
         for level, needs in ((2, work + T + rest), (1, work + T), (0, work + one_T)):
             fit = min(16, _CHIP // (needs + 1536))
-            if needs < _BLOCK and (fit >= 8 or level == 0):
+            if needs < _BLOCK and (fit >= 6 or level == 0):
                 return level, fit
         raise AssertionError("what a stage needs fits on every chip")
 

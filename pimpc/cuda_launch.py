@@ -54,7 +54,7 @@ def compile_ptx(source: str, capability: int) -> str:
     compiler = _compiler()
     program = ctypes.c_void_p()
     compiler.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"pimpc.cu", 0, None, None)
-    options = [f"--gpu-architecture=compute_{capability}", "--std=c++17", "--device-as-default-execution-space"]
+    options = [f"--gpu-architecture=compute_{capability}", "--std=c++17", "--ftz=true", "--prec-div=false"]
     given = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
     failed = compiler.nvrtcCompileProgram(program, len(options), given)
     if failed:

@@ -14,14 +14,20 @@ struct Side {
 DEVICE Side side_of(const Problem &of, const Tables &table, int k, int side) {
   int i = k * ns + side;
   Side it;
-  it.delta = table.delta[i];
+  it.delta = table.delta()[i];
   it.has = it.delta > 0;
-  it.s = table.s[i];
-  it.z = table.z[i];
-  float off = value_of(table.point + (k + 1) * n, table.at + k * m, side) - limit_of(of, k, side) + it.s;
+  it.s = table.s()[i];
+  it.z = table.z()[i];
+  float off = value_of(table.point() + (k + 1) * n, table.at() + k * m, side) - limit_of(of, k, side) + it.s;
   it.off = it.has ? off : 0;
   it.yields = ratio(1, it.s + it.delta * it.z);
   return it;
+}
+
+DEVICE void sides_of(const Problem &of, const Tables &table, int k, Side (&sides)[chunks + 1]) {
+#pragma unroll
+  for (int i = 0; i < chunks; i++)
+    if (lane() + 32 * i < ns) sides[i] = side_of(of, table, k, lane() + 32 * i);
 }
 
 enum Slope { of_the_cost, of_the_lagrangian, of_the_barrier };
@@ -50,24 +56,29 @@ DEVICE float backward(const Places &at, const Problem &of, const Tables &table, 
   __syncwarp();
   if (with_hessians) {
     // There is no value after the last stage.
-    float *T = T_of(table, N - 1);
+    float *T = table.T(N - 1);
     for (int i = c; i < nu * n; i += 32) T[i] = 0;
     for (int i = c; i < nx * nx; i += 32) (&work.P_xx[0][0])[i] = 0;
   }
   for (int k = N - 1; k >= 0; k--) {
     __syncwarp();
-    Column column = column_of(of, table.point, k);
+    Column column = column_of(of, table.point(), k);
     float stiff = 0, ba[nx];
     load_BA(of, k, ba);
-    if (!with_hessians) fetch_T(table, k);
+    Transit_T T_k;
+    if (!with_hessians) T_k.fetch(table, k);
     if (pushed) {
-      load_G(of, k);
+      Transit_G G;
+      Side sides[chunks + 1];
+      G.fetch(of, k);
+      if (barrier) sides_of(of, table, k, sides);
+      G.place();
 #pragma unroll
       for (int i = 0; i < chunks; i++) {
         int side = c + 32 * i;
         if (side >= ns) continue;
         if (barrier) {
-          Side it = side_of(of, table, k, side);
+          const Side &it = sides[i];
           float d = it.z * it.yields;
           work.stiff[side] = d;
           work.push[side] = it.z + d * (it.off - it.s);
@@ -77,19 +88,20 @@ DEVICE float backward(const Places &at, const Problem &of, const Tables &table, 
       }
       __syncwarp();
     }
+    if (!with_hessians) T_k.place();
     float rates = column.rate * (column.value - column.before);
     float slope = column.weight * (column.value - column.reference) + rates - rates_next;
     if (pushed) slope += pull(at);
     if (nb > 0 && barrier && c < nb) stiff = work.stiff[c] + work.stiff[nb + c];
-    float *T = T_of(table, k);
+    float *T = table.T(k);
     if (with_hessians) {
-      const float *T_next = k == N - 1 ? T : T_of(table, k + 1);
-      factorize_stage(at, table.free[k], ba, column.weight + column.rate + stiff, rate_next, barrier, T_next, T);
+      const float *T_next = k == N - 1 ? T : table.T(k + 1);
+      factorize_stage(at, table.free()[k], ba, column.weight + column.rate + stiff, rate_next, barrier, T_next, T);
       keep_T(table, k);
     }
     float t;
     p = linear_before(ba, T, column.rate, p, slope, t, saved);
-    if (c < nu) table.t[k * nu + c] = t;
+    if (c < nu) table.t()[k * nu + c] = t;
     rate_next = column.rate;
     rates_next = rates;
   }
@@ -104,10 +116,13 @@ DEVICE void take_newton_step(const Problem &of, const Tables &table) {
     __syncwarp();
     float ba[nx];
     load_BA(of, k, ba);
-    fetch_T(table, k);
+    Transit_T T;
+    T.fetch(table, k);
     int input = k * nu + (c < nu ? c : 0);
-    before = forward(ba, T_of(table, k), table.t[input], of.S[input], before);
-    if (c < n) table.point[(k + 1) * n + c] += before;
+    float t = table.t()[input], rate = of.S[input];
+    T.place();
+    before = forward(ba, table.T(k), t, rate, before);
+    if (c < n) table.point()[(k + 1) * n + c] += before;
   }
   __syncwarp();
 }
@@ -134,18 +149,27 @@ DEVICE void advance(const Places &at, const Problem &of, const Tables &table, bo
     __syncwarp();
     float ba[nx];
     load_BA(of, k, ba);
-    load_G(of, k);
-    fetch_T(table, k);
+    Transit_G G;
+    Transit_T T;
+    Side sides[chunks + 1];
+    G.fetch(of, k);
+    T.fetch(table, k);
     int input = k * nu + (c < nu ? c : 0);
-    before = forward(ba, T_of(table, k), table.t[input], of.S[input], before);
+    float t = table.t()[input], rate = of.S[input], u = table.point()[(k + 1) * n + (c < nu ? c : 0)], known[chunks + 1];
+    sides_of(of, table, k, sides);
+#pragma unroll
+    for (int i = 0; i < chunks; i++) known[i] = corrector && c + 32 * i < ns ? table.change()[k * ns + c + 32 * i] : 0;
+    G.place();
+    T.place();
+    before = forward(ba, table.T(k), t, rate, before);
     if (nb > 0) work.w[c] = before;
-    if (corrector && c < n) table.move[k * n + c] = before;
+    if (corrector && c < n) table.move()[k * n + c] = before;
     float climb[chunks + 1];
 #pragma unroll
     for (int i = 0; i < chunks; i++) climb[i] = climb_of(at, i);
     __syncwarp();
     if (!corrector) {
-      if (c < nu) work.v[c] = table.point[(k + 1) * n + c];
+      if (c < nu) work.v[c] = u;
       __syncwarp();
 #pragma unroll
       for (int i = 0; i < chunks; i++) status.size[i] = fmaxf(status.size[i], reach_of(at, i, status.least));
@@ -154,10 +178,10 @@ DEVICE void advance(const Places &at, const Problem &of, const Tables &table, bo
     for (int i = 0; i < chunks; i++) {
       int side = c + 32 * i;
       if (side >= ns) continue;
-      if (corrector && side >= 2 * nb) table.climb[k * m + side - 2 * nb] = climb[i];
-      Side it = side_of(of, table, k, side);
+      if (corrector && side >= 2 * nb) table.climb()[k * m + side - 2 * nb] = climb[i];
+      const Side &it = sides[i];
       float toward = side < nb ? -work.w[side] : side < 2 * nb ? work.w[side - nb] : climb[i], product = it.s * it.z;
-      float aim = corrector ? product + table.change[k * ns + side] - status.centre : product;
+      float aim = corrector ? product + known[i] - status.centre : product;
       float miss = it.off + toward;
       float dz = it.has ? (it.z * miss - aim) * it.yields : 0, ds = it.has ? it.delta * dz - miss : 0;
       float slope = fmaxf(ratio(-ds, it.s), ratio(-dz, it.z));
@@ -165,7 +189,7 @@ DEVICE void advance(const Places &at, const Problem &of, const Tables &table, bo
       sums[0] += product;  // zero where there is no side, as z is
       sums[1] += it.s * dz + it.z * ds;
       sums[2] += ds * dz;
-      table.change[k * ns + side] = corrector ? dz : ds * dz;
+      table.change()[k * ns + side] = corrector ? dz : ds * dz;
     }
   }
   float reach = ratio(1, most(steepest));
@@ -190,20 +214,25 @@ DEVICE void correct(const Places &at, const Problem &of, const Tables &table, co
     __syncwarp();
     float ba[nx];
     load_BA(of, k, ba);
-    load_G(of, k);
-    fetch_T(table, k);
+    Transit_G G;
+    Transit_T T;
+    G.fetch(of, k);
+    T.fetch(table, k);
+    int input = k * nu + (c < nu ? c : 0);
+    float rate = of.S[input], predicted = table.t()[input];
 #pragma unroll
     for (int i = 0; i < chunks; i++) {
       int side = c + 32 * i;
       if (side >= ns) continue;
-      float s = table.s[k * ns + side], z = table.z[k * ns + side], delta = table.delta[k * ns + side];
-      work.push[side] = delta > 0 ? ratio(status.centre - table.change[k * ns + side], s + delta * z) : 0;
+      float s = table.s()[k * ns + side], z = table.z()[k * ns + side], delta = table.delta()[k * ns + side];
+      work.push[side] = delta > 0 ? ratio(status.centre - table.change()[k * ns + side], s + delta * z) : 0;
     }
+    G.place();
+    T.place();
     __syncwarp();
-    int input = k * nu + (c < nu ? c : 0);
-    float t, rate = of.S[input];
-    p = linear_before(ba, T_of(table, k), rate, p, pull(at), t, saved);
-    if (c < nu) table.t[input] += t;
+    float t;
+    p = linear_before(ba, table.T(k), rate, p, pull(at), t, saved);
+    if (c < nu) table.t()[input] = predicted + t;
   }
 }
 
@@ -215,7 +244,7 @@ DEVICE bool move(const Problem &of, const Tables &table, Status &status) {
   for (int i = 0; i < chunks; i++) excess[i] = size[i] = 0;
   __syncwarp();
   if (!(step > 0)) return false;
-  float before = table.point[c < n ? c : n - 1];
+  float before = table.point()[c < n ? c : n - 1];
   for (int k = 0; k < N; k++) {
     // First what the sides make of the old plan.
     float s[chunks + 1], z[chunks + 1], limit[chunks + 1];
@@ -226,20 +255,20 @@ DEVICE bool move(const Problem &of, const Tables &table, Status &status) {
       if (side >= ns) continue;
       Side it = side_of(of, table, k, side);
       if (it.has) {
-        float dz = table.change[k * ns + side];
-        float ds = it.delta * dz - it.off - value_of(table.move + k * n, table.climb + k * m, side);
+        float dz = table.change()[k * ns + side];
+        float ds = it.delta * dz - it.off - value_of(table.move() + k * n, table.climb() + k * m, side);
         s[i] = it.s + step * ds;
         z[i] = it.z + step * dz;
         limit[i] = limit_of(of, k, side);
-        table.s[k * ns + side] = s[i];
-        table.z[k * ns + side] = z[i];
+        table.s()[k * ns + side] = s[i];
+        table.z()[k * ns + side] = z[i];
       }
     }
-    Column column = column_of(of, table.point, k);
-    float moved = column.value + step * table.move[k * n + (c < n ? c : n - 1)];
+    Column column = column_of(of, table.point(), k);
+    float moved = column.value + step * table.move()[k * n + (c < n ? c : n - 1)];
     __syncwarp();
-    if (c < n) table.point[(k + 1) * n + c] = moved;
-    for (int i = c; i < m; i += 32) table.at[k * m + i] += step * table.climb[k * m + i];
+    if (c < n) table.point()[(k + 1) * n + c] = moved;
+    for (int i = c; i < m; i += 32) table.at()[k * m + i] += step * table.climb()[k * m + i];
     __syncwarp();
     float off = moved - column.reference, by = moved - before;
     before = moved;
@@ -249,7 +278,7 @@ DEVICE bool move(const Problem &of, const Tables &table, Status &status) {
     for (int i = 0; i < chunks; i++) {
       int side = c + 32 * i;
       if (limit[i] < INF) {
-        float value = value_of(table.point + (k + 1) * n, table.at + k * m, side), over = value - limit[i];
+        float value = value_of(table.point() + (k + 1) * n, table.at() + k * m, side), over = value - limit[i];
         gap += z[i] * fabsf(over);
         excess[i] = fmaxf(excess[i], over);
         float reach = side < 2 * nb ? fmaxf(fabsf(value), status.least) : status.size[i];

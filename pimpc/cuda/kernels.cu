@@ -17,21 +17,21 @@
 // Where the numbers of this block's problem start; all problems may share one set.
 DEVICE long long own(bool shared, int size) { return shared ? 0 : (long long)blockIdx.x * size; }
 
-// The tables lie on the chip as far as they fit, and otherwise in `scratch`.
-#define TABLES_OF_BLOCK(scratch)                                                                                      \
-  __shared__ float on_chip[tables_on_chip >= 2 ? table_rest : 1];                                                     \
-  float *far = (scratch) + own(false, tables_on_chip == 0 ? table_T + table_rest : table_rest);                       \
-  Tables table = tables_at(far + table_rest, tables_on_chip >= 2 ? on_chip : far);
+// The tables that do not fit on the chip are in `scratch`.
+DEVICE Tables tables_of_block(float *scratch) {
+  T_here[(tables_on_chip >= 1 ? table_T : nu * n) + lane()] = 0;
+  return {scratch + own(false, tables_on_chip == 0 ? table_rest + table_T : table_rest)};
+}
 
 extern "C" __global__ void __launch_bounds__(32, blocks_at_once)
     solve(PROBLEM_ARGUMENTS, const int *runnable, const float *near_u, const float *near_rows, const float *near_inputs,
           const float *near_states, float *u, float *of_rows, float *of_inputs, float *of_states, float *rows_change,
           float *inputs_change, float *states_change, float *largest, int *iterations, int *empty, float *scratch) {
-  TABLES_OF_BLOCK(scratch)
+  Tables table = tables_of_block(scratch);
   Problem of = PROBLEM_OF_BLOCK;
   long long b = blockIdx.x;
   int c = lane();
-  Multipliers known = {near_rows + b * N * m, near_inputs + b * N * nu, near_states + b * N * nx, table.delta};
+  Multipliers known = {near_rows + b * N * m, near_inputs + b * N * nu, near_states + b * N * nx, table.delta()};
   float natural;
   bool nothing;
   int count = solve_problem(places_of_lane(), of, table, near_u + b * N * nu, known, runnable[b], nothing, natural);
@@ -42,9 +42,9 @@ extern "C" __global__ void __launch_bounds__(32, blocks_at_once)
   if (c < nu) largest[b * nu + c] = natural;
   for (int k = 0; k < N; k++) {
     long long stage = b * N + k;
-    const float *z = table.z + k * ns, *dz = table.change + k * ns;
+    const float *z = table.z() + k * ns, *dz = table.change() + k * ns;
     if (c < nu) {
-      float v = table.point[(k + 1) * n + c];
+      float v = table.point()[(k + 1) * n + c];
       // Written so that what is not a number stays what it is.
       if (has_u_min) v = v < of.u_min[k * nu + c] ? of.u_min[k * nu + c] : v;
       if (has_u_max) v = v > of.u_max[k * nu + c] ? of.u_max[k * nu + c] : v;
@@ -70,18 +70,18 @@ extern "C" __global__ void __launch_bounds__(32, blocks_at_once)
 extern "C" __global__ void __launch_bounds__(32, blocks_at_once)
     judge(PROBLEM_ARGUMENTS, const float *x, const float *u, const float *of_rows, const float *of_inputs,
           const float *of_states, float *primal, float *saved, float *gap, float *scale, float *scratch) {
-  TABLES_OF_BLOCK(scratch)
+  Tables table = tables_of_block(scratch);
   Problem of = PROBLEM_OF_BLOCK;
   long long b = blockIdx.x;
   int c = lane();
   for (int k = 0; k <= N; k++) {
-    if (c < nu) table.point[k * n + c] = k == 0 ? of.u_prev[c] : u[(b * N + k - 1) * nu + c];
-    else if (c < n) table.point[k * n + c] = x[(b * (N + 1) + k) * nx + c - nu];
+    if (c < nu) table.point()[k * n + c] = k == 0 ? of.u_prev[c] : u[(b * N + k - 1) * nu + c];
+    else if (c < n) table.point()[k * n + c] = x[(b * (N + 1) + k) * nx + c - nu];
   }
   for (int k = 0; k < N; k++) {
     unsigned free = __ballot_sync(ALL, c < nu && !is_fixed(of, k, c));
-    if (c == 0) table.free[k] = free;
-    for (int i = c; i < ns; i += 32) table.delta[k * ns + i] = 0;
+    if (c == 0) table.free()[k] = free;
+    for (int i = c; i < ns; i += 32) table.delta()[k * ns + i] = 0;
   }
   __syncwarp();
   Multipliers known = {of_rows + b * N * m, of_inputs + b * N * nu, of_states + b * N * nx, nullptr};

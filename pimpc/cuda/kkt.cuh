@@ -26,11 +26,11 @@ DEVICE Judgement judge_plan(const Places &at, const Problem &of, const Tables &t
   float defect = 0, reach = 0, over = 0, size = 0, gap = 0, odd = 0, excess[chunks + 1], sizes[chunks + 1];
 #pragma unroll
   for (int i = 0; i < chunks; i++) excess[i] = sizes[i] = 0;
-  if (c >= nu && c < n) reach = size = fabsf(table.point[c]);
+  if (c >= nu && c < n) reach = size = fabsf(table.point()[c]);
   for (int k = 0; k < N; k++) {
     float ba[nx];
     load_BA(of, k, ba);
-    float value = c < n ? table.point[(k + 1) * n + c] : 0, before = c >= nu && c < n ? table.point[k * n + c] : 0;
+    float value = c < n ? table.point()[(k + 1) * n + c] : 0, before = c >= nu && c < n ? table.point()[k * n + c] : 0;
     float by_input = ahead(ba, c < nu ? value : 0), by_state = ahead(ba, before);
     load_G(of, k);
     work.v[c] = c < nu ? value : 0;

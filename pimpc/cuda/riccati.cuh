@@ -53,46 +53,39 @@ DEVICE void multiply(Tile<W> &tile, const float (*L)[LD], const float (*R)[LD]) 
 // Sweeps the first `count` rows (Goodnight 1979), as far as they are among the upper or the lower slots.
 template <int W, int half>
 DEVICE void sweep(Tile<W> &tile, int count) {
-  int g = lane() / 8, h = lane() % 8, turn = 0;
+  int g = lane() / 8, h = lane() % 8;
   for (int slot = 4 * half; slot < 4 * half + 4 && slot * W < count; slot++) {
     bool own_row = g == slot % 4, own_column = h == slot;
+    int from = slot % 4 * 8;  // the first lane of those that have the pivot's row
 #pragma unroll
     for (int i = 0; i < W; i++) {
-      if (slot * W + i >= count) break;
-      float *line = work.line[turn ^= 1];
-      if (own_row) {
-        float row[W];
-#pragma unroll
-        for (int c = 0; c < W; c++) row[c] = tile.M[half][i][c];
-        if (own_column) {
-          line[LD - 4] = row[i];
-          row[i] = -1;
-        }
-        store_slot<W>(line, h, row);
-      }
-      __syncwarp();
-      float pivot = line[LD - 4], above[W], below[W], right[W];
-      // A Hessian that is not positive definite must not pass for one.
-      float root = pivot > 0 ? rsqrtf(pivot) : NOT_A_NUMBER;
-      load_slot<W>(line, g, above);
-      load_slot<W>(line, g + 4, below);
-      load_slot<W>(line, h, right);
-#pragma unroll
-      for (int r = 0; r < W; r++) {
-        right[r] *= root;
-        above[r] *= root;
-        below[r] *= root;
-        // The pivot's own row and column start anew.
-        if (own_row) tile.M[half][i][r] = 0;
-        if (own_column) tile.M[0][r][i] = tile.M[1][r][i] = 0;
-      }
-#pragma unroll
-      for (int r = 0; r < W; r++)
+      if (slot * W + i < count) {
+        float above[W], below[W], right[W], pivot = __shfl_sync(ALL, tile.M[half][i][i], from + slot);
 #pragma unroll
         for (int c = 0; c < W; c++) {
-          tile.M[0][r][c] -= above[r] * right[c];
-          tile.M[1][r][c] -= below[r] * right[c];
+          above[c] = __shfl_sync(ALL, tile.M[half][i][c], from + g);
+          below[c] = __shfl_sync(ALL, tile.M[half][i][c], from + g + 4);
+          right[c] = __shfl_sync(ALL, tile.M[half][i][c], from + h);
         }
+        // A Hessian that is not positive definite must not pass for one.
+        float inverse = pivot > 0 ? ratio(1, pivot) : NOT_A_NUMBER;
+        // The pivot's own row and column start anew.
+        if (own_row) (half == 0 ? above : below)[i] = -1;
+        if (own_column) right[i] = -1;
+#pragma unroll
+        for (int r = 0; r < W; r++) {
+          right[r] *= inverse;
+          if (own_row) tile.M[half][i][r] = 0;
+          if (own_column) tile.M[0][r][i] = tile.M[1][r][i] = 0;
+        }
+#pragma unroll
+        for (int r = 0; r < W; r++)
+#pragma unroll
+          for (int c = 0; c < W; c++) {
+            tile.M[0][r][c] -= above[r] * right[c];
+            tile.M[1][r][c] -= below[r] * right[c];
+          }
+      }
     }
   }
 }
@@ -109,18 +102,23 @@ DEVICE void gram(const Places &at, unsigned free) {
     float H[most];
 #pragma unroll
     for (int i = 0; i < most; i++) H[i] = 0;
-#pragma unroll 4
+#pragma unroll 12
     for (int l = 0; l < lines; l++) {
       if (!same_rows && l >= at.rows_count) break;
       float f = stiff[l] * column[l * nu];
 #pragma unroll
       for (int i = 0; i < most; i++) H[i] += G[l * nu + i] * f;
     }
+    float *X[most];
 #pragma unroll
     for (int i = 0; i < most; i++) {
-      int r = first + i;
-      if (r < at.columns_end && (free >> r & 1)) work.X[__popc(free & ((1u << r) - 1))][place] += H[i];
+      int r = first + i < nu ? first + i : 0;
+      X[i] = &work.X[__popc(free & ((1u << r) - 1))][place];
+      H[i] += *X[i];
     }
+#pragma unroll
+    for (int i = 0; i < most; i++)
+      if (first + i < at.columns_end && (free >> (first + i) & 1)) *X[i] = H[i];
   }
 }
 
@@ -137,27 +135,28 @@ DEVICE void factorize(const Places &at, unsigned free, int count, const float (&
   int own = c < nu ? __popc(free & ((1u << c) - 1)) : count + c - nu, place = own / W * 4 + own % W;
   work.u[c] = rate;
   __syncwarp();
-  // Rows of P, those of the inputs with the stage's own Hessian: these are not multiplied by E.
+  // Rows of P, those of the inputs with the stage's own Hessian: these are not multiplied by E. Lanes write on where a row
+  // is left out, and come to the right place after all: a branch for each row would cost more than all of them.
+  if (moves && c < nu) {
+    float rates[nu], *X = &work.X[0][place];
+    load_vector<nu>(work.u, rates);
+#pragma unroll
+    for (int r = 0; r < nu; r++) rates[r] *= rate * T_next[r * n + c];
+#pragma unroll
+    for (int r = 0; r < nu; r++) {
+      *X = rates[r] + (r == c ? rate + diagonal : 0);
+      X += free >> r & 1 ? LD : 0;
+    }
+  }
   if (moves) {
     const float *P = c < nu ? T_next + c * n + nu : work.P_xx[c - nu];
-    float scale = c < nu ? rate : 1;
+    float scale = c < nu ? rate : 1, *X = &work.X[count][place], *E = &work.E[0][place], rows[nx];
+#pragma unroll
+    for (int j = 0; j < nx; j++) rows[j] = scale * P[j];
 #pragma unroll
     for (int j = 0; j < nx; j++) {
-      work.E[j][place] = ba[j];
-      work.X[count + j][place] = scale * P[j];
-    }
-    if (c >= nu) work.X[own][place] += diagonal;
-    if (c < nu) {
-      float *X = &work.X[0][place];
-#pragma unroll
-      for (int r = 0; r < nu; r++) {
-        float v = rate * work.u[r] * T_next[r * n + c];
-        if (r == c) v += rate + diagonal;
-        if (free >> r & 1) {
-          *X = v;
-          X += LD;
-        }
-      }
+      E[j * LD] = ba[j];
+      X[j * LD] = j == c - nu ? rows[j] + diagonal : rows[j];
     }
   }
   __syncwarp();
@@ -192,7 +191,7 @@ DEVICE void factorize(const Places &at, unsigned free, int count, const float (&
   __syncwarp();
   multiply<W>(tile, work.E, work.X + count);
   sweep<W, 0>(tile, count);
-  if (nu > 4 * W) sweep<W, 1>(tile, count);
+  if ((nu < 8 * W - nx ? nu : 8 * W - nx) > 4 * W) sweep<W, 1>(tile, count);
   __syncwarp();
 #pragma unroll
   for (int half = 0; half < 2; half++)
@@ -204,22 +203,21 @@ DEVICE void factorize(const Places &at, unsigned free, int count, const float (&
   __syncwarp();
   if (c < n) {
     const float *X = &work.X[0][moves ? place : 0];
+    float row[nu > nx ? nu : nx];
 #pragma unroll
     for (int r = 0; r < nu; r++) {
-      float v = 0;
-      if (free >> r & 1) {
-        v = *X;
-        X += LD;
-      }
-      T[r * n + c] = moves ? v : 0;
+      row[r] = moves && (free >> r & 1) ? *X : 0;
+      X += free >> r & 1 ? LD : 0;
     }
+#pragma unroll
+    for (int r = 0; r < nu; r++) T[r * n + c] = row[r];
     if (c >= nu) {
+#pragma unroll
+      for (int j = 0; j < nx; j++) row[j] = X[j * LD];
       // Taken from one half: rounding's other part would grow from stage to stage.
 #pragma unroll
-      for (int j = 0; j < nx; j++) {
-        int other = count + j, row = j < c - nu ? other : own, column = j < c - nu ? own : other;
-        work.P_xx[c - nu][j] = work.X[row][column / W * 4 + column % W];
-      }
+      for (int j = 0; j < nx; j++)
+        if (j <= c - nu) work.P_xx[c - nu][j] = work.P_xx[j][c - nu] = row[j];
     }
   }
   __syncwarp();
@@ -241,15 +239,17 @@ DEVICE float linear_before(const float (&ba)[nx], const float *T, float rate, fl
   p += slope;
   work.v[c] = p;
   __syncwarp();
-  float m_c = c < nu ? p : 0;
+  float m_c = c < nu ? p : 0, vector[nu > nx ? nu : nx];
+  load_vector<nx>(work.v + nu, vector);
 #pragma unroll
-  for (int j = 0; j < nx; j++) m_c += work.v[nu + j] * ba[j];
+  for (int j = 0; j < nx; j++) m_c += vector[j] * ba[j];
   work.u[c] = m_c;
   __syncwarp();
   t = c < nu ? 0 : m_c;
   const float *column = T + (c < n ? c : 0);
+  load_vector<nu>(work.u, vector);
 #pragma unroll
-  for (int i = 0; i < nu; i++) t -= work.u[i] * column[i * n];
+  for (int i = 0; i < nu; i++) t -= vector[i] * column[i * n];
   if (c < nu) saved += 0.5f * m_c * t;
   return c < nu ? rate * t : t;
 }
@@ -257,7 +257,7 @@ DEVICE float linear_before(const float (&ba)[nx], const float *T, float rate, fl
 // One stage of the forward pass: (du_k, dx_{k+1}) from (du_{k-1}, dx_k). Leaves du_k in Work::v.
 DEVICE float forward(const float (&ba)[nx], const float *T, float t, float rate, float before) {
   int c = lane();
-  work.u[c] = c < nu ? rate * before : before;
+  work.u[c] = c < nu ? rate * before : c < n ? before : 0;
   __syncwarp();
   float u = -(t + product<nu, n, n>(T, work.u));
   float next = ahead(ba, c < nu ? u : before);

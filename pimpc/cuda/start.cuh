@@ -32,7 +32,7 @@ DEVICE bool measure(const Places &at, const Problem &of, const Tables &table, fl
     __syncwarp();
     bool fixed = c < nu && is_fixed(of, k, c);
     unsigned free = __ballot_sync(ALL, c < nu && !fixed);
-    if (c == 0) table.free[k] = free;
+    if (c == 0) table.free()[k] = free;
     float curvature = 0;
     if (c < nu) {
       curvature = of.R[k * nu + c] + of.S[k * nu + c] + (k + 1 < N ? of.S[(k + 1) * nu + c] : 0);
@@ -43,7 +43,7 @@ DEVICE bool measure(const Places &at, const Problem &of, const Tables &table, fl
       }
     }
     work.u[c] = c < nu && !fixed ? 1.0f / curvature : 0;
-    work.v[c] = c < nu ? table.point[(k + 1) * n + c] : 0;
+    work.v[c] = c < nu ? table.point()[(k + 1) * n + c] : 0;
     load_G(of, k);
     __syncwarp();
 #pragma unroll
@@ -52,11 +52,11 @@ DEVICE bool measure(const Places &at, const Problem &of, const Tables &table, fl
       if (side >= ns) continue;
       float give = compliance_of(at, of, k, i), limit = limit_of(of, k, side);
       bool has = give > 0 && limit < INF;
-      table.delta[k * ns + side] = has ? give / proximal : 0;
+      table.delta()[k * ns + side] = has ? give / proximal : 0;
       count += has ? 1 : 0;
-      if (side >= 2 * nb) table.at[k * m + side - 2 * nb] = climb_of(at, i);
+      if (side >= 2 * nb) table.at()[k * m + side - 2 * nb] = climb_of(at, i);
       if (give <= 0 && limit < INF) {
-        float value = side < 2 * nb ? value_of(table.point + (k + 1) * n, table.at, side) : climb_of(at, i);
+        float value = side < 2 * nb ? value_of(table.point() + (k + 1) * n, table.at(), side) : climb_of(at, i);
         float reach = side < 2 * nb ? fabsf(value) : reach_of(at, i, 0);
         contradiction |= value - limit - tolerance * (reach + fabsf(limit)) > 0;
       }
@@ -82,7 +82,7 @@ DEVICE Survey survey(const Places &at, const Problem &of, const Tables &table) {
   float energy = 0, cost = 0, terms = 0, largest = 0, spoken = c < nu ? fabsf(of.u_prev[c]) : 0;
   for (int k = 0; k < N; k++) {
     __syncwarp();
-    Column column = column_of(of, table.point, k);
+    Column column = column_of(of, table.point(), k);
     work.v[c] = c < nu ? column.value : 0;
     load_G(of, k);
     float off = column.value - column.reference, by = c < nu ? column.value - column.before : 0;
@@ -99,15 +99,15 @@ DEVICE Survey survey(const Places &at, const Problem &of, const Tables &table) {
     for (int i = 0; i < chunks; i++) {
       int side = c + 32 * i;
       if (side >= ns) continue;
-      float climb = climb_of(at, i), delta = table.delta[k * ns + side];
-      if (side >= 2 * nb) table.at[k * m + side - 2 * nb] = climb;
-      float value = value_of(table.point + (k + 1) * n, table.at + k * m, side);
+      float climb = climb_of(at, i), delta = table.delta()[k * ns + side];
+      if (side >= 2 * nb) table.at()[k * m + side - 2 * nb] = climb;
+      float value = value_of(table.point() + (k + 1) * n, table.at() + k * m, side);
       if (side >= 2 * nb) value = climb;
       float outside = delta > 0 ? value - limit_of(of, k, side) : 0;
       // Both sides of a column are one row.
-      if (side < nb && table.delta[k * ns + side + nb] > 0) {
+      if (side < nb && table.delta()[k * ns + side + nb] > 0) {
         outside = fmaxf(outside, -value - limit_of(of, k, side + nb));
-        delta = fmaxf(delta, table.delta[k * ns + side + nb]);
+        delta = fmaxf(delta, table.delta()[k * ns + side + nb]);
       }
       if (side >= nb && side < 2 * nb) delta = 0;
       float span = fmaxf(side < 2 * nb ? fabsf(value) : reach_of(at, i, 0), outside);
@@ -128,12 +128,12 @@ DEVICE float mismatch(const Problem &of, const Tables &table, const Multipliers 
 #pragma unroll
     for (int i = 0; i < chunks; i++) {
       int side = lane() + 32 * i;
-      float delta = side < ns ? table.delta[k * ns + side] : 0;
+      float delta = side < ns ? table.delta()[k * ns + side] : 0;
       if (delta <= 0) continue;
       float force = multiplier_of(known, k, side);
       found |= force != 0;
       if (side < nb) force = -force;
-      float distance = limit_of(of, k, side) - value_of(table.point + (k + 1) * n, table.at + k * m, side);
+      float distance = limit_of(of, k, side) - value_of(table.point() + (k + 1) * n, table.at() + k * m, side);
       total += distance < 0 ? distance * distance / (delta * proximal) : distance * fmaxf(force, 0.0f);
     }
   any = __any_sync(ALL, found);
@@ -157,15 +157,15 @@ DEVICE float centre_all(const Problem &of, const Tables &table, const Multiplier
     for (int i = 0; i < chunks; i++) {
       int side = lane() + 32 * i;
       if (side >= ns) continue;
-      float delta = table.delta[k * ns + side], give = delta * proximal, s = 1, z = 0;
-      float value = value_of(table.point + (k + 1) * n, table.at + k * m, side);
+      float delta = table.delta()[k * ns + side], give = delta * proximal, s = 1, z = 0;
+      float value = value_of(table.point() + (k + 1) * n, table.at() + k * m, side);
       float dual = warm ? multiplier_of(known, k, side) : 0, total = dual;
       if (delta > 0) {
         centre(limit_of(of, k, side) - value, side < nb ? -dual : dual, mu, give, s, z);
         total = side < nb ? -z : z;
       }
       // The two sides of a column act on one row: its first lane counts them both.
-      float other = side < nb ? table.delta[k * ns + side + nb] : 0;
+      float other = side < nb ? table.delta()[k * ns + side + nb] : 0;
       if (other > 0) {
         float upper_s, upper_z;
         centre(limit_of(of, k, side + nb) + value, dual, mu, other * proximal, upper_s, upper_z);
@@ -174,8 +174,8 @@ DEVICE float centre_all(const Problem &of, const Tables &table, const Multiplier
       }
       bool counts = side < nb ? delta > 0 || other > 0 : delta > 0 && side >= 2 * nb;
       if (counts) lifted += give * (total - dual) * (total - dual);
-      table.s[k * ns + side] = s;
-      table.z[k * ns + side] = z;
+      table.s()[k * ns + side] = s;
+      table.z()[k * ns + side] = z;
     }
   __syncwarp();
   return sum(lifted);
@@ -189,11 +189,11 @@ DEVICE void plan(const Problem &of, const Tables &table, const float *u) {
       float v = u ? u[k * nu + c] : 0;
       if (has_u_min) v = fmaxf(v, of.u_min[k * nu + c]);
       if (has_u_max) v = fminf(v, of.u_max[k * nu + c]);
-      table.point[(k + 1) * n + c] = v;
+      table.point()[(k + 1) * n + c] = v;
     }
   }
   __syncwarp();
-  roll_out(of, table.point);
+  roll_out(of, table.point());
 }
 
 // How far a warm start is from the optimum, and whether there is one.

@@ -19,7 +19,6 @@ constexpr bool pairs = most_columns % 2 == 0 && nu % 2 == 0 && all_even;  // G m
 struct __align__(16) Work {
   float X[n][LD];                   // see `riccati.cuh`
   float E[nx][LD];                  // rows of [B_k, A_k], the columns as they are or in slots
-  float line[2][LD];                // the pivot's row
   float G[lines > 0 ? (lines * nu + 3) / 4 * 4 : 4];  // of different blocks side by side
   float u[32], v[32], w[32];
   float P_xx[nx][nx];
@@ -33,58 +32,92 @@ struct Problem {
   const float *A, *B, *e, *x0, *u_prev, *x_ref, *u_ref, *Q, *R, *S, *G, *h, *u_min, *u_max, *x_min, *x_max, *give_x;
 };
 
-// What the passes over the stages leave for each other.
-struct Tables {
-  float *T;        // nu x n: the first rows of the swept Hessian, unless they are on the chip (see `T_of`)
-  float *t;        // nu: of the swept linear term
-  float *point;    // n: (u_{k-1}, x_k), for N + 1 stages
-  float *s, *z;    // ns: slacks and forces
-  float *delta;    // ns: the proximal term; 0 marks what is no side
-  float *change;   // ns: ds dz of the predictor, then dz
-  float *at;       // m: G_k u_k
-  float *climb;    // m: G_k du_k
-  float *move;     // n: (du_k, dx_{k+1})
-  unsigned *free;  // bits of the inputs that may move
-};
-
+// What the passes over the stages leave for each other. A stage's T, nu x n, the first rows of its swept Hessian, is in
+// `T_here` while it is worked on, and stays there if there is room for all; and so do the other tables in `rest_here`.
 constexpr int table_T = N * nu * n;
-constexpr int table_rest = N * (nu + n + 4 * ns + 2 * m + n + 1) + n;
+constexpr int at_point = N * nu, at_s = at_point + (N + 1) * n, at_z = at_s + N * ns, at_delta = at_z + N * ns;
+constexpr int at_change = at_delta + N * ns, at_at = at_change + N * ns, at_climb = at_at + N * m;
+constexpr int at_move = at_climb + N * m, at_free = at_move + N * n, table_rest = (at_free + N + 3) / 4 * 4;
 
-DEVICE Tables tables_at(float *T, float *rest) {
-  Tables of;
-  of.T = T;
-  of.t = rest;
-  of.point = of.t + N * nu;
-  of.s = of.point + (N + 1) * n;
-  of.z = of.s + N * ns;
-  of.delta = of.z + N * ns;
-  of.change = of.delta + N * ns;
-  of.at = of.change + N * ns;
-  of.climb = of.at + N * m;
-  of.move = of.climb + N * m;
-  of.free = (unsigned *)(of.move + N * n);
-  return of;
-}
+__shared__ __align__(16) float T_here[(tables_on_chip >= 1 ? table_T : nu * n) + 32];  // the last row may be read on
+__shared__ float rest_here[tables_on_chip >= 2 ? table_rest : 1];
 
-// Where a stage's T is while it is worked on; and its way to and from the other memory, if there is no room for all.
-__shared__ __align__(16) float T_here[tables_on_chip >= 1 ? table_T : nu * n];
+struct Tables {
+  float *far;  // in the other memory
 
-DEVICE float *T_of(const Tables &table, int k) { return T_here + (tables_on_chip >= 1 ? k * nu * n : 0); }
+  DEVICE float *rest() const { return tables_on_chip >= 2 ? rest_here : far; }
+  DEVICE float *t() const { return rest(); }                               // nu: swept linear terms
+  DEVICE float *point() const { return rest() + at_point; }                // n: (u_{k-1}, x_k), for N + 1 stages
+  DEVICE float *s() const { return rest() + at_s; }                        // ns: slacks
+  DEVICE float *z() const { return rest() + at_z; }                        // ns: forces
+  DEVICE float *delta() const { return rest() + at_delta; }                // ns: the proximal term; 0 marks what is no side
+  DEVICE float *change() const { return rest() + at_change; }              // ns: ds dz of the predictor, then dz
+  DEVICE float *at() const { return rest() + at_at; }                      // m: G_k u_k
+  DEVICE float *climb() const { return rest() + at_climb; }                // m: G_k du_k
+  DEVICE float *move() const { return rest() + at_move; }                  // n: (du_k, dx_{k+1})
+  DEVICE unsigned *free() const { return (unsigned *)(rest() + at_free); }  // bits of the inputs that may move
+  DEVICE float *T(int k) const { return T_here + (tables_on_chip >= 1 ? k * nu * n : 0); }
+  DEVICE float *far_T(int k) const { return far + table_rest + k * nu * n; }
+};
 
 DEVICE int lane() { return threadIdx.x; }
 
-DEVICE void copy_T(float *to, const float *from) {
-#pragma unroll
-  for (int i = 0; i < nu * n; i += 32)
-    if (i + 32 <= nu * n || i + lane() < nu * n) to[i + lane()] = from[i + lane()];
-}
+// Numbers on their way from the other memory to the chip, `count` of them, in the lanes' registers. Everything that a stage
+// needs is asked for before anything is waited for: what is read takes longer to come than most stages take to compute.
+template <int count>
+struct Transit {
+  static constexpr int wide = count % 4 == 0 ? 4 : 1, each = (count / wide + 31) / 32;
+  static constexpr int size = count > 0 ? each * wide : 1;
+  float v[size];
 
-DEVICE void fetch_T(const Tables &table, int k) {
-  if (tables_on_chip == 0) copy_T(T_here, table.T + k * nu * n);
-}
+  DEVICE void read(const float *from) {
+#pragma unroll
+    for (int i = 0; i < each; i++) {
+      int at = i * 32 + threadIdx.x;
+      if (i * 32 + 32 > count / wide && at >= count / wide) at = count / wide - 1;
+      if (wide == 4) {
+        float4 four = ((const float4 *)from)[at];
+        v[i * wide] = four.x;
+        v[(i * wide + 1) % size] = four.y;
+        v[(i * wide + 2) % size] = four.z;
+        v[(i * wide + 3) % size] = four.w;
+      } else {
+        v[i] = from[at];
+      }
+    }
+  }
+
+  DEVICE void write(float *to) const {
+#pragma unroll
+    for (int i = 0; i < each; i++) {
+      int at = i * 32 + threadIdx.x;
+      if (i * 32 + 32 > count / wide && at >= count / wide) continue;
+      if (wide == 4)
+        ((float4 *)to)[at] = make_float4(v[i * wide], v[(i * wide + 1) % size],
+                                         v[(i * wide + 2) % size], v[(i * wide + 3) % size]);
+      else to[at] = v[i];
+    }
+  }
+};
+
+constexpr int moved_T = tables_on_chip == 0 ? nu * n : 0;
+
+// A stage's T, if it is not on the chip anyway.
+struct Transit_T : Transit<moved_T> {
+  DEVICE void fetch(const Tables &table, int k) {
+    if (moved_T > 0) read(table.far_T(k));
+  }
+  DEVICE void place() const {
+    if (moved_T > 0) write(T_here);
+  }
+};
 
 DEVICE void keep_T(const Tables &table, int k) {
-  if (tables_on_chip == 0) copy_T(table.T + k * nu * n, T_here);
+  if (moved_T > 0) {
+    Transit_T T;
+    T.read(T_here);
+    T.write(table.far_T(k));
+  }
 }
 
 // A quotient to two units in the last place: exact ones take a branch each.
@@ -102,6 +135,20 @@ DEVICE float most(float v) {
   return v;
 }
 
+// A vector on the chip that all lanes need, in as few accesses as its place allows. Reads up to three numbers more.
+template <int count, int size>
+DEVICE void load_vector(const float *from, float (&to)[size]) {
+  constexpr bool wide = nu % 4 == 0;
+#pragma unroll
+  for (int i = 0; i < count; i += 4) {
+    float4 v = wide ? *(const float4 *)(from + i) : make_float4(0, 0, 0, 0);
+    to[i] = wide ? v.x : from[i];
+    if (i + 1 < count) to[i + 1] = wide ? v.y : from[i + 1];
+    if (i + 2 < count) to[i + 2] = wide ? v.z : from[i + 2];
+    if (i + 3 < count) to[i + 3] = wide ? v.w : from[i + 3];
+  }
+}
+
 // Lane r < rows gets the product of row r of a matrix, on the chip, with a vector there; other lanes get anything.
 template <int rows, int columns, int ld>
 DEVICE float product(const float *matrix, const float *vector) {
@@ -111,7 +158,7 @@ DEVICE float product(const float *matrix, const float *vector) {
   float total = 0;
 #pragma unroll
   for (int i = 0; i < share; i++)
-    if (share * parts == columns || first + i < columns) total += row[i] * by[i];
+    if (share * parts <= 32 || first + i < columns) total += row[i] * by[i];  // vectors end with zeros
   float part_sum = total;
 #pragma unroll
   for (int p = 1; p < parts; p++) total += __shfl_sync(ALL, part_sum, (r + p * rows) % 32);
@@ -169,17 +216,20 @@ DEVICE Places places_of_lane() {
   return at;
 }
 
-DEVICE void load_G(const Problem &of, int k) {
-  constexpr int size = lines * nu;
-  if (m == 0) return;
-  const float *from = of.G + k * size;
-  if (size % 4 == 0) {
-#pragma unroll
-    for (int i = 0; i < size / 4; i += 32)
-      if (i + 32 <= size / 4 || i + lane() < size / 4) ((float4 *)work.G)[i + lane()] = ((const float4 *)from)[i + lane()];
-  } else {
-    for (int i = lane(); i < size; i += 32) work.G[i] = from[i];
+// A stage's G.
+struct Transit_G : Transit<lines * nu> {
+  DEVICE void fetch(const Problem &of, int k) {
+    if (m > 0) read(of.G + k * lines * nu);
   }
+  DEVICE void place() const {
+    if (m > 0) write(work.G);
+  }
+};
+
+DEVICE void load_G(const Problem &of, int k) {
+  Transit_G G;
+  G.fetch(of, k);
+  G.place();
 }
 
 // Column `lane` of [B_k, A_k]; anything in lanes without one.
@@ -283,7 +333,7 @@ DEVICE Column column_of(const Problem &of, const float *point, int k) {
 // x_{k+1} (or its step) in the states' lanes, from (u_k, x_k) in the lanes and column `lane` of [B_k, A_k].
 DEVICE float ahead(const float (&ba)[nx], float here) {
   __syncwarp();
-  work.w[lane()] = here;
+  work.w[lane()] = lane() < n ? here : 0;
 #pragma unroll
   for (int j = 0; j < nx; j++) work.E[j][lane()] = ba[j];
   __syncwarp();
