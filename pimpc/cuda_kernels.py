@@ -88,12 +88,12 @@ def solve(
     work = on_shared_batches(functools.partial(_solve, problem.structure, settings, near is not None))
     found = work((arrays, runnable.astype(jnp.int32), [_filled(v) for v in (u, *forces)]))
     u, rows, inputs, states, *change, size, iterations, empty = found
-    present = (problem.h is not None, bounds_inputs(problem), give is not None)
-    kinds = [
-        tuple(v if is_there else None for v, is_there in zip(of, present, strict=True))
-        for of in ((rows, inputs, states), change)
-    ]
-    return Answer(u, kinds[0], kinds[1], size, iterations, empty != 0)
+
+    def present(rows: Array, inputs: Array, states: Array) -> Forces:
+        bounded = bounds_inputs(problem)
+        return rows if problem.h is not None else None, inputs if bounded else None, None if give is None else states
+
+    return Answer(u, present(rows, inputs, states), present(*change), size, iterations, empty != 0)
 
 
 def judge(problem: LTVProblem, x: Float[Array, "T nx"], u: Float[Array, "N nu"], forces: Forces) -> Judgement:
