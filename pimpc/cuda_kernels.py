@@ -18,7 +18,7 @@ from pimpc.batching import on_shared_batches
 from pimpc.cuda_launch import launch
 from pimpc.problem import LTVProblem, Structure, bounds_inputs
 
-_FILES = ("warp.cuh", "riccati.cuh", "interior_point.cuh", "start.cuh", "kkt.cuh", "kernels.cu")
+_FILES = ("memory.cuh", "warp.cuh", "riccati.cuh", "interior_point.cuh", "start.cuh", "kkt.cuh", "kernels.cu")
 _FIELDS = ("A", "B", "e", "x0", "u_prev", "x_ref", "u_ref", "Q", "R", "S", "G", "h", "u_min", "u_max", "x_min", "x_max")
 _COLUMNS = 32  # inputs and states together: one for each lane of a warp
 _CHIP = 227 * 1024  # bytes of a multiprocessor for its blocks

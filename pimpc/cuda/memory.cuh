@@ -1,0 +1,137 @@
+// One warp solves one problem. What its lanes share of the stage at hand lies in `Work`, on the chip.
+//
+// Columns are the nu inputs and then the nx states: lane c has column c of a stage's vectors. Bounds are sides
+// value <= limit: nb lower ones negated, nb upper ones, then the m rows of G; side i belongs to lane i % 32. Python writes
+// the sizes and settings in front of this text (`pimpc.cuda_kernels`). All functions are called by all lanes.
+
+#define INF __int_as_float(0x7f800000)
+#define NOT_A_NUMBER __int_as_float(0x7fc00000)
+#define TINY 1.17549435e-38f
+#define DEVICE __device__ __forceinline__
+
+constexpr unsigned ALL = 0xffffffffu;
+constexpr int n = nu + nx;
+constexpr int ns = 2 * nb + m;
+constexpr int chunks = (ns + 31) / 32;
+constexpr int LD = 36;  // a row of eight slots of four columns, and four more for the banks' sake
+constexpr bool pairs = most_columns % 2 == 0 && nu % 2 == 0 && all_even;  // G may be read two columns at a time
+
+struct __align__(16) Work {
+  float X[n][LD];                   // see `riccati.cuh`
+  float E[nx][LD];                  // rows of [B_k, A_k], the columns as they are or in slots
+  float G[lines > 0 ? (lines * nu + 3) / 4 * 4 : 4];  // of different blocks side by side
+  float u[32], v[32], w[32];
+  float P_xx[nx][nx];
+  float stiff[ns > 0 ? ns : 1], push[ns > 0 ? ns : 1];
+};
+
+__shared__ Work work;
+
+// One problem, its stages one after the other.
+struct Problem {
+  const float *A, *B, *e, *x0, *u_prev, *x_ref, *u_ref, *Q, *R, *S, *G, *h, *u_min, *u_max, *x_min, *x_max, *give_x;
+};
+
+// What the passes over the stages leave for each other. A stage's T, nu x n, the first rows of its swept Hessian, is in
+// `T_here` while it is worked on, and stays there if there is room for all; and so do the other tables in `rest_here`.
+constexpr int table_T = N * nu * n;
+constexpr int at_point = N * nu, at_s = at_point + (N + 1) * n, at_z = at_s + N * ns, at_delta = at_z + N * ns;
+constexpr int at_change = at_delta + N * ns, at_at = at_change + N * ns, at_climb = at_at + N * m;
+constexpr int at_move = at_climb + N * m, at_free = at_move + N * n, table_rest = (at_free + N + 3) / 4 * 4;
+
+__shared__ __align__(16) float T_here[(tables_on_chip >= 1 ? table_T : nu * n) + 32];  // the last row may be read on
+__shared__ float rest_here[tables_on_chip >= 2 ? table_rest : 1];
+
+struct Tables {
+  float *far;  // in the other memory
+
+  DEVICE float *rest() const { return tables_on_chip >= 2 ? rest_here : far; }
+  DEVICE float *t() const { return rest(); }                               // nu: swept linear terms
+  DEVICE float *point() const { return rest() + at_point; }                // n: (u_{k-1}, x_k), for N + 1 stages
+  DEVICE float *s() const { return rest() + at_s; }                        // ns: slacks
+  DEVICE float *z() const { return rest() + at_z; }                        // ns: forces
+  DEVICE float *delta() const { return rest() + at_delta; }                // ns: the proximal term; 0 marks what is no side
+  DEVICE float *change() const { return rest() + at_change; }              // ns: ds dz of the predictor, then dz
+  DEVICE float *at() const { return rest() + at_at; }                      // m: G_k u_k
+  DEVICE float *climb() const { return rest() + at_climb; }                // m: G_k du_k
+  DEVICE float *move() const { return rest() + at_move; }                  // n: (du_k, dx_{k+1})
+  DEVICE unsigned *free() const { return (unsigned *)(rest() + at_free); }  // bits of the inputs that may move
+  DEVICE float *T(int k) const { return T_here + (tables_on_chip >= 1 ? k * nu * n : 0); }
+  DEVICE float *far_T(int k) const { return far + table_rest + k * nu * n; }
+};
+
+DEVICE int lane() { return threadIdx.x; }
+
+// Numbers on their way from the other memory to the chip, `count` of them, in the lanes' registers. Everything that a stage
+// needs is asked for before anything is waited for: what is read takes longer to come than most stages take to compute.
+template <int count>
+struct Transit {
+  static constexpr int wide = count % 4 == 0 ? 4 : 1, each = (count / wide + 31) / 32;
+  static constexpr int size = count > 0 ? each * wide : 1;
+  float v[size];
+
+  DEVICE void read(const float *from) {
+#pragma unroll
+    for (int i = 0; i < each; i++) {
+      int at = i * 32 + threadIdx.x;
+      if (i * 32 + 32 > count / wide && at >= count / wide) at = count / wide - 1;
+      if (wide == 4) {
+        float4 four = ((const float4 *)from)[at];
+        v[i * wide] = four.x;
+        v[(i * wide + 1) % size] = four.y;
+        v[(i * wide + 2) % size] = four.z;
+        v[(i * wide + 3) % size] = four.w;
+      } else {
+        v[i] = from[at];
+      }
+    }
+  }
+
+  DEVICE void write(float *to) const {
+#pragma unroll
+    for (int i = 0; i < each; i++) {
+      int at = i * 32 + threadIdx.x;
+      if (i * 32 + 32 > count / wide && at >= count / wide) continue;
+      if (wide == 4)
+        ((float4 *)to)[at] = make_float4(v[i * wide], v[(i * wide + 1) % size],
+                                         v[(i * wide + 2) % size], v[(i * wide + 3) % size]);
+      else to[at] = v[i];
+    }
+  }
+};
+
+constexpr int moved_T = tables_on_chip == 0 ? nu * n : 0;
+
+// A stage's T, if it is not on the chip anyway.
+struct Transit_T : Transit<moved_T> {
+  DEVICE void fetch(const Tables &table, int k) {
+    if (moved_T > 0) read(table.far_T(k));
+  }
+  DEVICE void place() const {
+    if (moved_T > 0) write(T_here);
+  }
+};
+
+DEVICE void keep_T(const Tables &table, int k) {
+  if (moved_T > 0) {
+    Transit_T T;
+    T.read(T_here);
+    T.write(table.far_T(k));
+  }
+}
+
+// A stage's G.
+struct Transit_G : Transit<lines * nu> {
+  DEVICE void fetch(const Problem &of, int k) {
+    if (m > 0) read(of.G + k * lines * nu);
+  }
+  DEVICE void place() const {
+    if (m > 0) write(work.G);
+  }
+};
+
+DEVICE void load_G(const Problem &of, int k) {
+  Transit_G G;
+  G.fetch(of, k);
+  G.place();
+}
