@@ -99,7 +99,6 @@ def test_recorded_problems_reach_their_optima(name, tolerance, error, on_cpu):
     ("sizes", "without"),
     [
         ({"N": 4, "nx": 3, "nu": 2, "m": 3}, ("x_max",)),
-        ({"N": 4, "nx": 3, "nu": 2, "m": 3}, ("x_min", "x_max", "u_min", "u_max")),
         ({"N": 3, "nx": 5, "nu": 7, "m": 9}, ("x_min", "G", "h")),
         ({"N": 3, "nx": 2, "nu": 18, "m": 4}, ("x_min", "x_max", "u_max")),
         ({"N": 2, "nx": 20, "nu": 12, "m": 40}, ("x_max",)),
@@ -113,13 +112,16 @@ def test_random_problems_are_solved_as_by_xla(sizes, without, on_cpu):
 
 
 @needs_compiler
-@pytest.mark.parametrize("level", [0, 1, 2])
-def test_it_does_not_matter_where_tables_lie_nor_which_lane_runs_first(level, on_cpu, monkeypatch):
+def test_it_does_not_matter_where_tables_lie_nor_which_lane_runs_first(on_cpu, monkeypatch):
     problems = dataclasses.replace(batch(2, N=3, nx=9, nu=12, m=5), x_min=None)
     usual = solve_all(problems, "cuda")
-    monkeypatch.setattr(cuda_kernels._Sizes, "placement", lambda self: (level, 4))
     on_cpu["reverse"] = True
-    jax.tree.map(np.testing.assert_array_equal, solve_all(problems, "cuda"), usual)
+    placements = []
+    for level in (0, 1, 2):
+        monkeypatch.setattr(cuda_kernels._Sizes, "placement", lambda self, at=level: placements.append(at) or (at, 4))
+        jax.clear_caches()  # or the program before would run again
+        jax.tree.map(np.testing.assert_array_equal, solve_all(problems, "cuda"), usual)
+    assert set(placements) == {0, 1, 2}
 
 
 @needs_compiler
