@@ -20,24 +20,11 @@ def on_batches(f: Callable[[Any], T]) -> Callable[[Any], T]:
         The same without the batch axis; however often `jax.vmap` surrounds it, it is one call of `f`.
     """
 
-    @jax.custom_batching.custom_vmap
-    def batch(argument: PyTree) -> T:
-        return f(argument)
+    def repeated(argument: PyTree) -> T:
+        size = max(leaf.shape[0] for leaf in jax.tree.leaves(argument))
+        return f(jax.tree.map(lambda v: jnp.broadcast_to(v, (size, *v.shape[1:])), argument))
 
-    @batch.def_vmap
-    def _(size: int, batched: list[PyTree], argument: PyTree) -> tuple[T, PyTree]:
-        argument = jax.tree.map(
-            lambda v, has: v if has else jnp.broadcast_to(v, (size, *v.shape)), argument, batched[0]
-        )
-        inner = jax.tree.leaves(argument)[0].shape[1]
-        folded = batch(jax.tree.map(lambda v: v.reshape(size * inner, *v.shape[2:]), argument))
-        result = jax.tree.map(lambda v: v.reshape(size, inner, *v.shape[1:]), folded)
-        return result, jax.tree.map(lambda _: True, result)
-
-    def single(argument: PyTree) -> T:
-        return jax.tree.map(lambda v: v[0], batch(jax.tree.map(lambda v: v[None], argument)))
-
-    return single
+    return on_shared_batches(repeated)
 
 
 def on_shared_batches(f: Callable[[Any], T]) -> Callable[[Any], T]:

@@ -20,8 +20,9 @@ def choose(kernels: Kernels, fits: bool, cuda: Callable[[], T], xla: Callable[[]
     if kernels == "cuda":
         if not fits:
             raise ValueError(
-                'kernels="cuda" needs float32, diagonal weights, at most 32 inputs and states together, states that '
-                'are bounded on one side at most, and early_stop; kernels="auto" takes every problem.'
+                'kernels="cuda" needs float32, diagonal weights, at most 32 inputs and states together and 256 bounds '
+                'a stage, states that are bounded on one side at most, and early_stop; kernels="auto" takes every '
+                "problem."
             )
         return cuda()
     if kernels in ("xla", "parallel") or not fits or jax.default_backend() != "gpu":

@@ -21,6 +21,7 @@ from pimpc.problem import LTVProblem, Structure, bounds_inputs
 _FILES = ("memory.cuh", "warp.cuh", "riccati.cuh", "interior_point.cuh", "start.cuh", "kkt.cuh", "kernels.cu")
 _FIELDS = ("A", "B", "e", "x0", "u_prev", "x_ref", "u_ref", "Q", "R", "S", "G", "h", "u_min", "u_max", "x_min", "x_max")
 _COLUMNS = 32  # inputs and states together: one for each lane of a warp
+_SIDES = 256  # bounds of a stage: eight to a lane, whose numbers are kept in registers
 _CHIP = 227 * 1024  # bytes of a multiprocessor for its blocks
 _BLOCK = 48 * 1024  # bytes that a block may have without asking
 
@@ -61,10 +62,12 @@ class Judgement(NamedTuple):
 
 
 def fits(problem: LTVProblem) -> bool:
-    """Whether the kernels can take a problem: float32, weights that are all diagonals, not too many columns."""
+    """Whether the kernels can take a problem: float32, diagonal weights, not too many columns or bounds of a stage."""
     nx, nu = problem.B.shape[-2:]
+    m = 0 if problem.h is None else problem.h.shape[-1]
     diagonal = all(W.ndim < problem.B.ndim for W in (problem.Q, problem.R, problem.S))
-    return problem.B.dtype == jnp.float32 and diagonal and nx + nu <= _COLUMNS
+    small = nx + nu <= _COLUMNS and 2 * (nx + nu) + m <= _SIDES
+    return problem.B.dtype == jnp.float32 and diagonal and small
 
 
 def solve(

@@ -114,20 +114,18 @@ class InteriorPoint(Method):
 def _by_xla(method: InteriorPoint, problem: LTVProblem, state: WarmStart | None, runnable: Bool[Array, ""]) -> Outcome:
     """By any device."""
     rows = measure(problem)
-    end = _iterate_all(method, problem, rows, _start(method, problem, rows, state, runnable))
-    u = jnp.clip(end.u, problem.u_min, problem.u_max)
-    multipliers = unflatten(problem, _total(end.force, end.equality))
-    return Outcome(u, multipliers, end.iteration, end.infeasible, WarmStart(u, multipliers))
-
-
-def _iterate_all(method: InteriorPoint, problem: LTVProblem, rows: Rows, start: _Iterate) -> _Iterate:
+    end = _start(method, problem, rows, state, runnable)
 
     def turn(state: _Iterate) -> _Iterate:
         return _iterate(method, problem, rows, state)
 
-    if not method.early_stop:
-        return jax.lax.fori_loop(0, method.max_iterations, lambda _, state: turn(state), start)
-    return jax.lax.while_loop(lambda s: ~s.stop & (s.iteration < method.max_iterations), turn, start)
+    if method.early_stop:
+        end = jax.lax.while_loop(lambda s: ~s.stop & (s.iteration < method.max_iterations), turn, end)
+    else:
+        end = jax.lax.fori_loop(0, method.max_iterations, lambda _, s: turn(s), end)
+    u = jnp.clip(end.u, problem.u_min, problem.u_max)
+    multipliers = unflatten(problem, _total(end.force, end.equality))
+    return Outcome(u, multipliers, end.iteration, end.infeasible, WarmStart(u, multipliers))
 
 
 def _by_kernel(
