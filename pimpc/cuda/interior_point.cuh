@@ -54,12 +54,9 @@ DEVICE float backward(const Places &at, const Problem &of, const Tables &table, 
   float p = 0, rate_next = 0, rates_next = 0, saved = 0;
   bool pushed = slope_of != of_the_cost, barrier = slope_of == of_the_barrier;
   __syncwarp();
-  if (with_hessians) {
-    // There is no value after the last stage.
-    float *T = table.T(N - 1);
-    for (int i = c; i < nu * n; i += 32) T[i] = 0;
-    for (int i = c; i < nx * nx; i += 32) (&work.P_xx[0][0])[i] = 0;
-  }
+  Seats seats;
+  if (with_hessians)
+    for (int i = c; i < most_rows * LD; i += 32) (&work.X[0][0])[i] = 0;  // there is no value after the last stage
   for (int k = N - 1; k >= 0; k--) {
     __syncwarp();
     Column column = column_of(of, table.point(), k);
@@ -95,8 +92,8 @@ DEVICE float backward(const Places &at, const Problem &of, const Tables &table, 
     if (nb > 0 && barrier && c < nb) stiff = work.stiff[c] + work.stiff[nb + c];
     float *T = table.T(k);
     if (with_hessians) {
-      const float *T_next = k == N - 1 ? T : table.T(k + 1);
-      factorize_stage(at, table.free()[k], ba, column.weight + column.rate + stiff, rate_next, barrier, T_next, T);
+      float diagonal = column.weight + column.rate + stiff;
+      factorize_stage(seats, table.free()[k], ba, diagonal, rate_next, barrier, k % 4 == 0, T);
       keep_T(table, k);
     }
     float t;

@@ -17,9 +17,9 @@
 // Where the numbers of this block's problem start; all problems may share one set.
 DEVICE long long own(bool shared, int size) { return shared ? 0 : (long long)blockIdx.x * size; }
 
-// The tables that do not fit on the chip are in `scratch`.
+// The tables that do not fit on the chip are in `scratch`. Of T only the rows of free inputs are ever written.
 DEVICE Tables tables_of_block(float *scratch) {
-  T_here[(tables_on_chip >= 1 ? table_T : nu * n) + lane()] = 0;
+  for (int i = lane(); i < (tables_on_chip >= 1 ? table_T : nu * n) + 32; i += 32) T_here[i] = 0;
   return {scratch + own(false, tables_on_chip == 0 ? table_rest + table_T : table_rest)};
 }
 

@@ -13,15 +13,15 @@ constexpr unsigned ALL = 0xffffffffu;
 constexpr int n = nu + nx;
 constexpr int ns = 2 * nb + m;
 constexpr int chunks = (ns + 31) / 32;
-constexpr int LD = 36;  // a row of eight slots of four columns, and four more for the banks' sake
+constexpr int most_rows = (n + 7) / 8 * 8, LD = most_rows + 4;  // four more for the banks' sake
 constexpr bool pairs = most_columns % 2 == 0 && nu % 2 == 0 && all_even;  // G may be read two columns at a time
 
 struct __align__(16) Work {
-  float X[n][LD];                   // see `riccati.cuh`
-  float E[nx][LD];                  // rows of [B_k, A_k], the columns as they are or in slots
+  float X[most_rows][LD];           // see `riccati.cuh`
+  float E[nx][LD];                  // rows of [B_k, A_k], the columns as they are or in their seats
   float G[lines > 0 ? (lines * nu + 3) / 4 * 4 : 4];  // of different blocks side by side
   float u[32], v[32], w[32];
-  float P_xx[nx][nx];
+  int order[32];
   float stiff[ns > 0 ? ns : 1], push[ns > 0 ? ns : 1];
 };
 

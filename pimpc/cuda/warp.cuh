@@ -29,8 +29,9 @@ DEVICE void load_vector(const float *from, float (&to)[size]) {
   }
 }
 
-// Lane r < rows gets the product of row r of a matrix, on the chip, with a vector there; other lanes get anything.
-template <int rows, int columns, int ld>
+// Lane r < rows gets the product of row r of a matrix, on the chip, with a vector there that ends with zeros; other lanes
+// get anything. Rows may be read on up to column `reach`.
+template <int rows, int columns, int ld, int reach>
 DEVICE float product(const float *matrix, const float *vector) {
   constexpr int parts = 32 / rows, share = (columns + parts - 1) / parts;
   int part = lane() / rows, r = lane() - part * rows, first = part < parts ? part * share : 0;
@@ -38,17 +39,34 @@ DEVICE float product(const float *matrix, const float *vector) {
   float total = 0;
 #pragma unroll
   for (int i = 0; i < share; i++)
-    if (share * parts <= 32 || first + i < columns) total += row[i] * by[i];  // vectors end with zeros
+    if (share * parts <= reach || first + i < columns) total += row[i] * by[i];
   float part_sum = total;
 #pragma unroll
   for (int p = 1; p < parts; p++) total += __shfl_sync(ALL, part_sum, (r + p * rows) % 32);
   return total;
 }
 
+// A block of G, or all of it: its first row, their number, and the same of its columns.
+struct Block {
+  int row, rows, column, columns;
+};
+
+DEVICE Block block_of(int column) {
+  Block it = {0, m, 0, nu};
+  int row = 0, first = 0;
+#pragma unroll
+  for (int b = 0; b < blocks; b++) {
+    if (column >= first) it = {row, block_rows[b], first, block_columns[b]};
+    row += block_rows[b];
+    first += block_columns[b];
+  }
+  return it;
+}
+
 // Where the lane's sides and its column are in G, which does not change from stage to stage.
 struct Places {
   int row[chunks + 1], first[chunks + 1], count[chunks + 1];  // of each side that is a row: its start, and its columns
-  int rows_first, rows_count, first_column, columns_end;      // of the column's block
+  int rows_first, rows_count;                                 // of the column's block
 };
 
 // With up to 16 inputs two lanes share a column: c and c + 16.
@@ -77,22 +95,9 @@ DEVICE Places places_of_lane() {
     }
     if (r < 0 || r >= m) at.row[i] = at.count[i] = 0;
   }
-  at.rows_first = 0;
-  at.rows_count = m;
-  at.first_column = 0;
-  at.columns_end = nu;
-  int row = 0, column = 0;
-#pragma unroll
-  for (int b = 0; b < blocks; b++) {
-    if (shared_column() >= column) {
-      at.rows_first = row;
-      at.rows_count = block_rows[b];
-      at.first_column = column;
-      at.columns_end = column + block_columns[b];
-    }
-    row += block_rows[b];
-    column += block_columns[b];
-  }
+  Block own = block_of(shared_column());
+  at.rows_first = own.row;
+  at.rows_count = own.rows;
   return at;
 }
 
@@ -199,9 +204,10 @@ DEVICE float ahead(const float (&ba)[nx], float here) {
   __syncwarp();
   work.w[lane()] = lane() < n ? here : 0;
 #pragma unroll
-  for (int j = 0; j < nx; j++) work.E[j][lane()] = ba[j];
+  for (int j = 0; j < nx; j++)
+    if (LD >= 32 || lane() < LD) work.E[j][lane()] = ba[j];
   __syncwarp();
-  float next = product<nx, n, LD>(&work.E[0][0], work.w);
+  float next = product<nx, n, LD, LD < 32 ? LD : 32>(&work.E[0][0], work.w);
   return __shfl_sync(ALL, next, lane() < nu ? 0 : lane() - nu);
 }
 
