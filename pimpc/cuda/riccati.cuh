@@ -13,10 +13,10 @@
 template <int W>
 constexpr int slots = nu < 8 * W - nx ? nu : 8 * W - nx;  // for inputs
 
-constexpr int all = (n + 7) / 8, few = (nu / 2 + nx + 7) / 8;
+constexpr int widest = (n + 7) / 8, narrow = (nu / 2 + nx + 7) / 8;
 
 // As narrow a matrix as the free inputs allow.
-DEVICE bool are_few(unsigned free) { return few < all && __popc(free) <= 8 * few - nx; }
+DEVICE bool are_few(unsigned free) { return narrow < widest && __popc(free) <= 8 * narrow - nx; }
 
 template <int count>
 DEVICE void load(const float *from, float (&to)[count]) {
@@ -121,8 +121,8 @@ DEVICE void sweep(Tile<W> &tile, int count) {
 // G'DG, which is small, four lanes share what one of the first has (`gram`), each with a quarter of the rows of G.
 struct Seats {
   unsigned free = ~0u;  // the inputs that have a seat
-  int row[2 * all], column[all];
-  int gram_row[2 * all], gram_column[all], stiff[all];  // stiff: where the rows of a column's block are in Work::stiff
+  int row[2 * widest], column[widest];
+  int gram_row[2 * widest], gram_column[widest], stiff[widest];  // stiff: where the rows of a column's block are in Work::stiff
   unsigned same_block;                                  // a bit for each entry of G'DG that the lane keeps
 };
 
@@ -139,7 +139,7 @@ constexpr int quarters = slots<W> <= 4 * W ? 4 : 1;
 template <int W>
 DEVICE void take_seats(Seats &seats, unsigned free) {
   int c = lane() < n ? lane() : n - 1, g = lane() / 8, h = lane() % 8, count = __popc(free);
-  auto sat = [&](int c) { return are_few(seats.free) ? seat_of<few>(seats.free, c) : seat_of<all>(seats.free, c); };
+  auto sat = [&](int c) { return are_few(seats.free) ? seat_of<narrow>(seats.free, c) : seat_of<widest>(seats.free, c); };
   auto has = [](unsigned free, int c) { return c >= nu || (free >> c & 1); };
   float column[n];
   int from = sat(c);
@@ -160,7 +160,7 @@ DEVICE void take_seats(Seats &seats, unsigned free) {
     return seat < count || (seat >= slots<W> && seat < slots<W> + nx) ? work.order[seat] : -1;
   };
   bool split = quarters<W> == 4;
-  int gram_g = split ? g % 2 : g, gram_h = split ? h % 4 : h, block[all];
+  int gram_g = split ? g % 2 : g, gram_h = split ? h % 4 : h, block[widest];
 #pragma unroll
   for (int j = 0; j < W; j++) {
     seats.column[j] = who(h * W + j);
@@ -293,8 +293,8 @@ DEVICE void factorize(Seats &seats, unsigned free, const float (&ba)[nx], float 
 
 DEVICE void factorize_stage(Seats &seats, unsigned free, const float (&ba)[nx], float diagonal, float rate, bool barrier,
                             bool even, float *T) {
-  if (are_few(free)) factorize<few>(seats, free, ba, diagonal, rate, barrier, even, T);
-  else factorize<all>(seats, free, ba, diagonal, rate, barrier, even, T);
+  if (are_few(free)) factorize<narrow>(seats, free, ba, diagonal, rate, barrier, even, T);
+  else factorize<widest>(seats, free, ba, diagonal, rate, barrier, even, T);
 }
 
 // One stage of the backward pass of a linear term: p is that of the next stage's value in (du_k, dx_{k+1}), slope the
