@@ -93,7 +93,8 @@ DEVICE float backward(const Places &at, const Problem &of, const Tables &table, 
     float *T = table.T(k);
     if (with_hessians) {
       float diagonal = column.weight + column.rate + stiff;
-      factorize_stage(seats, table.free()[k], ba, diagonal, rate_next, barrier, k % 4 == 0, T);
+      unsigned free = __ballot_sync(ALL, table.free()[k] >> c & 1);  // so that all know that it is the same for all
+      factorize_stage(seats, free, ba, diagonal, rate_next, barrier, k % 4 == 0, T);
       keep_T(table, k);
     }
     float t;
@@ -111,14 +112,14 @@ DEVICE void take_newton_step(const Problem &of, const Tables &table) {
   float before = 0;
   for (int k = 0; k < N; k++) {
     __syncwarp();
-    float ba[nx];
-    load_BA(of, k, ba);
+    Row row;
+    load_row(of, k, row);
     Transit_T T;
     T.fetch(table, k);
     int input = k * nu + (c < nu ? c : 0);
     float t = table.t()[input], rate = of.S[input];
     T.place();
-    before = forward(ba, table.T(k), t, rate, before);
+    before = forward(row, table.T(k), t, rate, before);
     if (c < n) table.point()[(k + 1) * n + c] += before;
   }
   __syncwarp();
@@ -144,8 +145,8 @@ DEVICE void advance(const Places &at, const Problem &of, const Tables &table, bo
   }
   for (int k = 0; k < N; k++) {
     __syncwarp();
-    float ba[nx];
-    load_BA(of, k, ba);
+    Row row;
+    load_row(of, k, row);
     Transit_G G;
     Transit_T T;
     Side sides[chunks + 1];
@@ -158,7 +159,7 @@ DEVICE void advance(const Places &at, const Problem &of, const Tables &table, bo
     for (int i = 0; i < chunks; i++) known[i] = corrector && c + 32 * i < ns ? table.change()[k * ns + c + 32 * i] : 0;
     G.place();
     T.place();
-    before = forward(ba, table.T(k), t, rate, before);
+    before = forward(row, table.T(k), t, rate, before);
     if (nb > 0) work.w[c] = before;
     if (corrector && c < n) table.move()[k * n + c] = before;
     float climb[chunks + 1];

@@ -102,10 +102,10 @@ extern "C" __global__ void __launch_bounds__(32)
   float here = c >= nu && c < n ? of.x0[c - nu] : 0;
   if (c >= nu && c < n) x[b * (N + 1) * nx + c - nu] = here;
   for (int k = 0; k < N; k++) {
-    float ba[nx];
-    load_BA(of, k, ba);
+    Row row;
+    load_row(of, k, row);
     float e = c >= nu && c < n ? of.e[k * nx + c - nu] : 0;
-    here = ahead(ba, c < nu ? u[(b * N + k) * nu + c] : here) + e;
+    here = ahead(row, c < nu ? u[(b * N + k) * nu + c] : here) + e;
     if (c >= nu && c < n) x[(b * (N + 1) + k + 1) * nx + c - nu] = here;
   }
 }

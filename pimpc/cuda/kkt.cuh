@@ -28,10 +28,10 @@ DEVICE Judgement judge_plan(const Places &at, const Problem &of, const Tables &t
   for (int i = 0; i < chunks; i++) excess[i] = sizes[i] = 0;
   if (c >= nu && c < n) reach = size = fabsf(table.point()[c]);
   for (int k = 0; k < N; k++) {
-    float ba[nx];
-    load_BA(of, k, ba);
+    Row row;
+    load_row(of, k, row);
     float value = c < n ? table.point()[(k + 1) * n + c] : 0, before = c >= nu && c < n ? table.point()[k * n + c] : 0;
-    float by_input = ahead(ba, c < nu ? value : 0), by_state = ahead(ba, before);
+    float by_input = ahead(row, c < nu ? value : 0), by_state = ahead(row, before);
     load_G(of, k);
     work.v[c] = c < nu ? value : 0;
     odd += value - value;

@@ -18,7 +18,7 @@ constexpr bool pairs = most_columns % 2 == 0 && nu % 2 == 0 && all_even;  // G m
 
 struct __align__(16) Work {
   float X[most_rows][LD];           // see `riccati.cuh`
-  float E[nx][LD];                  // rows of [B_k, A_k], the columns as they are or in their seats
+  float E[nx][LD];                  // rows of [B_k, A_k], the columns in their seats
   float G[lines > 0 ? (lines * nu + 3) / 4 * 4 : 4];  // of different blocks side by side
   float u[32], v[32], w[32];
   int order[32];

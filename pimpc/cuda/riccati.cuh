@@ -18,35 +18,6 @@ constexpr int widest = (n + 7) / 8, narrow = (nu / 2 + nx + 7) / 8;
 // As narrow a matrix as the free inputs allow.
 DEVICE bool are_few(unsigned free) { return narrow < widest && __popc(free) <= 8 * narrow - nx; }
 
-template <int count>
-DEVICE void load(const float *from, float (&to)[count]) {
-  constexpr int wide = count % 4 == 0 ? 4 : count % 2 == 0 ? 2 : 1;
-#pragma unroll
-  for (int i = 0; i < count; i += wide) {
-    if (wide == 4) {
-      float4 v = *(const float4 *)(from + i);
-      to[i] = v.x, to[(i + 1) % count] = v.y, to[(i + 2) % count] = v.z, to[(i + 3) % count] = v.w;
-    } else if (wide == 2) {
-      float2 v = *(const float2 *)(from + i);
-      to[i] = v.x, to[(i + 1) % count] = v.y;
-    } else {
-      to[i] = from[i];
-    }
-  }
-}
-
-template <int count>
-DEVICE void store(float *to, const float (&from)[count]) {
-  constexpr int wide = count % 4 == 0 ? 4 : count % 2 == 0 ? 2 : 1;
-#pragma unroll
-  for (int i = 0; i < count; i += wide) {
-    if (wide == 4)
-      *(float4 *)(to + i) = make_float4(from[i], from[(i + 1) % count], from[(i + 2) % count], from[(i + 3) % count]);
-    else if (wide == 2) *(float2 *)(to + i) = make_float2(from[i], from[(i + 1) % count]);
-    else to[i] = from[i];
-  }
-}
-
 template <int W>
 struct Tile {
   float M[2 * W][W];
@@ -67,7 +38,7 @@ DEVICE void store_tile(float (*X)[LD], const Tile<W> &tile) {
 // M += L' R for nx rows.
 template <int W>
 DEVICE void multiply(Tile<W> &tile, const float (*L)[LD], const float (*R)[LD]) {
-#pragma unroll 3
+#pragma unroll (W <= 2 ? 9 : 3)
   for (int j = 0; j < nx; j++) {
     float left[2 * W], right[W];
     load<2 * W>(&L[j][lane() / 8 * 2 * W], left);
@@ -117,11 +88,12 @@ DEVICE void sweep(Tile<W> &tile, int count) {
   }
 }
 
-// Who sits where in the matrix: its inputs and states, counted as columns are, of what a lane has of it; -1: nobody. For
-// G'DG, which is small, four lanes share what one of the first has (`gram`), each with a quarter of the rows of G.
+// Who sits where in the matrix, of what a lane has of it. For G'DG, which is small, four lanes share what one of the first
+// has (`gram`), each with a quarter of the rows of G.
 struct Seats {
-  unsigned free = ~0u;  // the inputs that have a seat
-  int row[2 * widest], column[widest];
+  unsigned free = ~0u;                  // the inputs that have a seat
+  int row[2 * widest], column[widest];  // where they are in T
+  unsigned in_T;                        // a bit for each entry that T has
   int gram_row[2 * widest], gram_column[widest], stiff[widest];  // stiff: where the rows of a column's block are in Work::stiff
   unsigned same_block;                                  // a bit for each entry of G'DG that the lane keeps
 };
@@ -156,29 +128,29 @@ DEVICE void take_seats(Seats &seats, unsigned free) {
   }
   __syncwarp();
   seats.free = free;
-  auto who = [&](int seat) {
-    return seat < count || (seat >= slots<W> && seat < slots<W> + nx) ? work.order[seat] : -1;
-  };
   bool split = quarters<W> == 4;
   int gram_g = split ? g % 2 : g, gram_h = split ? h % 4 : h, block[widest];
 #pragma unroll
   for (int j = 0; j < W; j++) {
-    seats.column[j] = who(h * W + j);
+    seats.column[j] = work.order[h * W + j];
     bool input = gram_h * W + j < count;
     seats.gram_column[j] = input ? work.order[gram_h * W + j] : 0;
     Block of = block_of(seats.gram_column[j]);
     seats.stiff[j] = 2 * nb + of.row;
     block[j] = input && gram_g == g && gram_h == h ? of.column : -1;
   }
-  seats.same_block = 0;
+  seats.same_block = seats.in_T = 0;
 #pragma unroll
   for (int i = 0; i < 2 * W; i++) {
-    seats.row[i] = who(g * 2 * W + i);
+    seats.row[i] = work.order[g * 2 * W + i] * n;
     bool input = gram_g * 2 * W + i < count;
     seats.gram_row[i] = input ? work.order[gram_g * 2 * W + i] : 0;
 #pragma unroll
-    for (int j = 0; j < W; j++)
+    for (int j = 0; j < W; j++) {
       if (input && block_of(seats.gram_row[i]).column == block[j]) seats.same_block |= 1u << (i * W + j);
+      bool taken = h * W + j < count || (h * W + j >= slots<W> && h * W + j < slots<W> + nx);
+      if (g * 2 * W + i < count && taken) seats.in_T |= 1u << (i * W + j);
+    }
   }
 }
 
@@ -188,8 +160,11 @@ DEVICE void gram(const Seats &seats, Tile<W> &tile) {
   if (m == 0) return;
   Tile<W> H = {};
   int first = quarters<W> == 4 ? lane() / 16 * 2 + lane() / 4 % 2 : 0;
+  constexpr int turns = (lines + quarters<W> - 1) / quarters<W>;
 #pragma unroll 4
-  for (int l = first; l < lines; l += quarters<W>) {
+  for (int turn = 0; turn < turns; turn++) {
+    int l = turn * quarters<W> + first;
+    if (lines % quarters<W> != 0 && l >= lines) continue;
     float left[2 * W], right[W];
 #pragma unroll
     for (int i = 0; i < 2 * W; i++) left[i] = work.G[l * nu + seats.gram_row[i]];
@@ -242,8 +217,9 @@ DEVICE void factorize(Seats &seats, unsigned free, const float (&ba)[nx], float 
   load<W>(work.u + h * W, right);
 #pragma unroll
   for (int j = 0; j < W; j++) {
+    if (h * W + j >= first_state) right[j] = 0;
 #pragma unroll
-    for (int i = 0; i < 2 * W; i++) tile.M[i][j] = h * W + j < first_state ? tile.M[i][j] * right[j] : 0;
+    for (int i = 0; i < 2 * W; i++) tile.M[i][j] *= right[j];
   }
   multiply<W>(tile, work.X + first_state, work.E);
   load<2 * W>(work.u + g * 2 * W, rates);
@@ -283,11 +259,9 @@ DEVICE void factorize(Seats &seats, unsigned free, const float (&ba)[nx], float 
   }
 #pragma unroll
   for (int i = 0; i < 2 * W; i++)
-    if (g * 2 * W + i < count) {
 #pragma unroll
-      for (int j = 0; j < W; j++)
-        if (seats.column[j] >= 0) T[seats.row[i] * n + seats.column[j]] = tile.M[i][j];
-    }
+    for (int j = 0; j < W; j++)
+      if (seats.in_T >> (i * W + j) & 1) T[seats.row[i] + seats.column[j]] = tile.M[i][j];
   __syncwarp();
 }
 
@@ -320,12 +294,12 @@ DEVICE float linear_before(const float (&ba)[nx], const float *T, float rate, fl
 }
 
 // One stage of the forward pass: (du_k, dx_{k+1}) from (du_{k-1}, dx_k). Leaves du_k in Work::v.
-DEVICE float forward(const float (&ba)[nx], const float *T, float t, float rate, float before) {
+DEVICE float forward(const Row &row, const float *T, float t, float rate, float before) {
   int c = lane();
   work.u[c] = c < nu ? rate * before : c < n ? before : 0;
   __syncwarp();
   float u = -(t + product<nu, n, n, 32>(T, work.u));
-  float next = ahead(ba, c < nu ? u : before);
+  float next = ahead(row, c < nu ? u : before);
   if (c < nu) work.v[c] = u;
   __syncwarp();
   return c < nu ? u : next;

@@ -15,6 +15,36 @@ DEVICE float most(float v) {
   return v;
 }
 
+// Numbers that lie in a row, in as few accesses as their count allows; the first one's place must allow it too.
+template <int count>
+DEVICE void load(const float *from, float (&to)[count]) {
+  constexpr int wide = count % 4 == 0 ? 4 : count % 2 == 0 ? 2 : 1;
+#pragma unroll
+  for (int i = 0; i < count; i += wide) {
+    if (wide == 4) {
+      float4 v = *(const float4 *)(from + i);
+      to[i] = v.x, to[(i + 1) % count] = v.y, to[(i + 2) % count] = v.z, to[(i + 3) % count] = v.w;
+    } else if (wide == 2) {
+      float2 v = *(const float2 *)(from + i);
+      to[i] = v.x, to[(i + 1) % count] = v.y;
+    } else {
+      to[i] = from[i];
+    }
+  }
+}
+
+template <int count>
+DEVICE void store(float *to, const float (&from)[count]) {
+  constexpr int wide = count % 4 == 0 ? 4 : count % 2 == 0 ? 2 : 1;
+#pragma unroll
+  for (int i = 0; i < count; i += wide) {
+    if (wide == 4)
+      *(float4 *)(to + i) = make_float4(from[i], from[(i + 1) % count], from[(i + 2) % count], from[(i + 3) % count]);
+    else if (wide == 2) *(float2 *)(to + i) = make_float2(from[i], from[(i + 1) % count]);
+    else to[i] = from[i];
+  }
+}
+
 // A vector on the chip that all lanes need, in as few accesses as its place allows. Reads up to three numbers more.
 template <int count, int size>
 DEVICE void load_vector(const float *from, float (&to)[size]) {
@@ -119,7 +149,7 @@ DEVICE float climb_of(const Places &at, int i) {
 #pragma unroll
     for (int j = 0; j < most_columns; j += 2) {
       float2 g = *(const float2 *)(row + j), v = *(const float2 *)(by + j);
-      if (same_columns || j < at.count[i]) total += g.x * v.x + g.y * v.y;
+      if (same_columns || j < at.count[i]) total = total + g.x * v.x + g.y * v.y;
     }
   } else {
 #pragma unroll
@@ -199,16 +229,50 @@ DEVICE Column column_of(const Problem &of, const float *point, int k) {
   return it;
 }
 
-// x_{k+1} (or its step) in the states' lanes, from (u_k, x_k) in the lanes and column `lane` of [B_k, A_k].
-DEVICE float ahead(const float (&ba)[nx], float here) {
+// What a lane has of a row of [B_k, A_k]: each row is dealt out to several lanes in turn.
+struct Row {
+  static constexpr int parts = 32 / nx, some_b = (nu + parts - 1) / parts, some_a = (nx + parts - 1) / parts;
+  float b[some_b], a[some_a];
+};
+
+DEVICE void load_row(const Problem &of, int k, Row &row) {
+  int j = lane() / Row::parts, part = lane() % Row::parts, first_b = part * Row::some_b, first_a = part * Row::some_a;
+  if (j >= nx) j = nx - 1;
+  const float *B = of.B + (k * nx + j) * nu, *A = of.A + (k * nx + j) * nx;
+  if (nu % 4 == 0 && Row::some_b * Row::parts == nu) {
+    load<Row::some_b>(B + first_b, row.b);
+  } else {
+#pragma unroll
+    for (int i = 0; i < Row::some_b; i++) row.b[i] = first_b + i < nu ? B[first_b + i] : 0;
+  }
+#pragma unroll
+  for (int i = 0; i < Row::some_a; i++)
+    row.a[i] = Row::some_a * Row::parts == nx || first_a + i < nx ? A[first_a + i] : 0;
+}
+
+// x_{k+1} (or its step) in the states' lanes, from (u_k, x_k) in the lanes.
+DEVICE float ahead(const Row &row, float here) {
+  int part = lane() % Row::parts, first_b = part * Row::some_b, first_a = part * Row::some_a;
   __syncwarp();
   work.w[lane()] = lane() < n ? here : 0;
-#pragma unroll
-  for (int j = 0; j < nx; j++)
-    if (LD >= 32 || lane() < LD) work.E[j][lane()] = ba[j];
   __syncwarp();
-  float next = product<nx, n, LD, LD < 32 ? LD : 32>(&work.E[0][0], work.w);
-  return __shfl_sync(ALL, next, lane() < nu ? 0 : lane() - nu);
+  float u[Row::some_b], total = 0;
+  if (nu % 4 == 0 && Row::some_b * Row::parts == nu) {
+    load<Row::some_b>(work.w + first_b, u);
+  } else {
+#pragma unroll
+    for (int i = 0; i < Row::some_b; i++) u[i] = work.w[first_b + i < nu ? first_b + i : 0];
+  }
+#pragma unroll
+  for (int i = 0; i < Row::some_b; i++) total += row.b[i] * u[i];
+#pragma unroll
+  for (int i = 0; i < Row::some_a; i++)
+    total += row.a[i] * work.w[nu + (Row::some_a * Row::parts == nx || first_a + i < nx ? first_a + i : 0)];
+  int of = lane() >= nu && lane() < n ? (lane() - nu) * Row::parts : 0;
+  float next = __shfl_sync(ALL, total, of);
+#pragma unroll
+  for (int p = 1; p < Row::parts; p++) next += __shfl_sync(ALL, total, of + p);
+  return next;
 }
 
 // Rolls out the inputs in the table of points.
@@ -218,10 +282,10 @@ DEVICE void roll_out(const Problem &of, float *point) {
   if (c < n) point[c] = c < nu ? of.u_prev[c] : of.x0[c - nu];
   float x = state ? of.x0[c - nu] : 0;
   for (int k = 0; k < N; k++) {
-    float ba[nx];
-    load_BA(of, k, ba);
+    Row row;
+    load_row(of, k, row);
     float e = of.e[k * nx + (state ? c - nu : 0)];
-    x = ahead(ba, c < nu ? point[(k + 1) * n + c] : x) + e;
+    x = ahead(row, c < nu ? point[(k + 1) * n + c] : x) + e;
     if (state) point[(k + 1) * n + c] = x;
   }
   __syncwarp();
