@@ -94,7 +94,7 @@ DEVICE float backward(const Places &at, const Problem &of, const Tables &table, 
     if (with_hessians) {
       float diagonal = column.weight + column.rate + stiff;
       unsigned free = __ballot_sync(ALL, table.free()[k] >> c & 1);  // so that all know that it is the same for all
-      factorize_stage(seats, free, ba, diagonal, rate_next, barrier, k % 4 == 0, T);
+      factorize_stage(seats, free, ba, diagonal, rate_next, barrier, k % 4 == 0, table.at_T(k));
       keep_T(table, k);
     }
     float t;

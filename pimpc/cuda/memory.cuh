@@ -56,7 +56,8 @@ struct Tables {
   DEVICE float *climb() const { return rest() + at_climb; }                // m: G_k du_k
   DEVICE float *move() const { return rest() + at_move; }                  // n: (du_k, dx_{k+1})
   DEVICE unsigned *free() const { return (unsigned *)(rest() + at_free); }  // bits of the inputs that may move
-  DEVICE float *T(int k) const { return T_here + (tables_on_chip >= 1 ? k * nu * n : 0); }
+  DEVICE int at_T(int k) const { return tables_on_chip >= 1 ? k * nu * n : 0; }
+  DEVICE float *T(int k) const { return T_here + at_T(k); }
   DEVICE float *far_T(int k) const { return far + table_rest + k * nu * n; }
 };
 

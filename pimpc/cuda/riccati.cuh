@@ -8,7 +8,7 @@
 //
 // With E = [[I, 0], [B_k, A_k]] and P the Hessian of the next stage's value in (u_k, x_{k+1}), a stage's Hessian is E' P E
 // and its own. It is a matrix of 8 W rows and columns: the free inputs, from 0 on, and the states, from slots<W> on, each
-// sit in one; what the others hold is never used. Lane (g, h) has rows 2 W g, ... and columns W h, ... in registers.
+// sit in one, and as far as there is room the inputs that are not free, whose rows are those of the identity. Lane (g, h) has rows 2 W g, ... and columns W h, ... in registers.
 
 template <int W>
 constexpr int slots = nu < 8 * W - nx ? nu : 8 * W - nx;  // for inputs
@@ -50,42 +50,52 @@ DEVICE void multiply(Tile<W> &tile, const float (*L)[LD], const float (*R)[LD]) 
   }
 }
 
-// Sweeps the first `count` rows (Goodnight 1979).
-template <int W>
-DEVICE void sweep(Tile<W> &tile, int count) {
+// Sweeps a row and its column (Goodnight 1979), row i of those that lanes g = group have.
+template <int W, int i>
+DEVICE void pivot(Tile<W> &tile, int group) {
   int g = lane() / 8, h = lane() % 8;
-  for (int group = 0; group * 2 * W < count; group++) {
+  int from = group * 8, own_h = group * 2 + i / W;  // lanes from + h have the pivot's row, lanes own_h its column
+  float left[2 * W], right[W], pivot = __shfl_sync(ALL, tile.M[i][i % W], from + own_h);
 #pragma unroll
-    for (int i = 0; i < 2 * W; i++) {
-      if (group * 2 * W + i < count) {
-        int from = group * 8, own_h = group * 2 + i / W;  // lanes from + h have the pivot's row, lanes own_h its column
-        float left[2 * W], right[W], pivot = __shfl_sync(ALL, tile.M[i][i % W], from + own_h);
+  for (int r = 0; r < 2 * W; r++) left[r] = __shfl_sync(ALL, tile.M[i][r % W], from + 2 * g + r / W);
 #pragma unroll
-        for (int r = 0; r < 2 * W; r++) left[r] = __shfl_sync(ALL, tile.M[i][r % W], from + 2 * g + r / W);
+  for (int c = 0; c < W; c++) right[c] = __shfl_sync(ALL, tile.M[i][c], from + h);
+  // A Hessian that is not positive definite must not pass for one.
+  float inverse = pivot > 0 ? ratio(1, pivot) : NOT_A_NUMBER;
+  // The pivot's own row and column start anew.
+  if (g == group) {
+    left[i] = -1;
 #pragma unroll
-        for (int c = 0; c < W; c++) right[c] = __shfl_sync(ALL, tile.M[i][c], from + h);
-        // A Hessian that is not positive definite must not pass for one.
-        float inverse = pivot > 0 ? ratio(1, pivot) : NOT_A_NUMBER;
-        // The pivot's own row and column start anew.
-        if (g == group) {
-          left[i] = -1;
-#pragma unroll
-          for (int c = 0; c < W; c++) tile.M[i][c] = 0;
-        }
-        if (h == own_h) {
-          right[i % W] = -1;
-#pragma unroll
-          for (int r = 0; r < 2 * W; r++) tile.M[r][i % W] = 0;
-        }
-#pragma unroll
-        for (int c = 0; c < W; c++) right[c] *= inverse;
-#pragma unroll
-        for (int r = 0; r < 2 * W; r++)
-#pragma unroll
-          for (int c = 0; c < W; c++) tile.M[r][c] -= left[r] * right[c];
-      }
-    }
+    for (int c = 0; c < W; c++) tile.M[i][c] = 0;
   }
+  if (h == own_h) {
+    right[i % W] = -1;
+#pragma unroll
+    for (int r = 0; r < 2 * W; r++) tile.M[r][i % W] = 0;
+  }
+#pragma unroll
+  for (int c = 0; c < W; c++) right[c] *= inverse;
+#pragma unroll
+  for (int r = 0; r < 2 * W; r++)
+#pragma unroll
+    for (int c = 0; c < W; c++) tile.M[r][c] -= left[r] * right[c];
+}
+
+template <int W, int i, int end>
+DEVICE void pivots(Tile<W> &tile, int group) {
+  if constexpr (i < end) {
+    pivot<W, i>(tile, group);
+    pivots<W, i + 1, end>(tile, group);
+  }
+}
+
+// Sweeps the rows of the inputs.
+template <int W>
+DEVICE void sweep(Tile<W> &tile) {
+  constexpr int groups = slots<W> / (2 * W), rest = slots<W> % (2 * W);
+#pragma unroll (W <= 2 ? 4 : 1)
+  for (int group = 0; group < groups; group++) pivots<W, 0, 2 * W>(tile, group);
+  pivots<W, 0, rest>(tile, groups);
 }
 
 // Who sits where in the matrix, of what a lane has of it. For G'DG, which is small, four lanes share what one of the first
@@ -98,10 +108,12 @@ struct Seats {
   unsigned same_block;                                  // a bit for each entry of G'DG that the lane keeps
 };
 
-// Where a column sits; nowhere in particular if it is no free input.
+// Where a column sits; inputs that are not free come after those that are, as far as there are seats for inputs.
 template <int W>
 DEVICE int seat_of(unsigned free, int c) {
-  return c < nu ? __popc(free & ((1u << c) - 1)) : slots<W> + c - nu;
+  if (c >= nu) return slots<W> + c - nu;
+  unsigned before = free & ((1u << c) - 1);
+  return free >> c & 1 ? __popc(before) : __popc(free) + c - __popc(before);
 }
 
 template <int W>
@@ -194,20 +206,23 @@ DEVICE void gram(const Seats &seats, Tile<W> &tile) {
 // The swept Hessian of a stage from that of the next one, which Work::X has in the seats of the inputs free there.
 //
 // free: bits of the inputs that may move. ba: column `lane` of [B_k, A_k]. diagonal: column `lane` of the stage's own
-// Hessian in (u_k, x_{k+1}); that of G'DG comes from `gram`. rate: column `lane` of the next stage's. T: the first rows, all columns in place.
+// Hessian in (u_k, x_{k+1}); that of G'DG comes from `gram`. rate: column `lane` of the next stage's. T: where the first rows come to lie
+// in T_here, all columns in place.
 template <int W>
 DEVICE void factorize(Seats &seats, unsigned free, const float (&ba)[nx], float diagonal, float rate, bool barrier, bool even,
-                      float *T) {
-  int c = lane(), g = c / 8, h = c % 8, count = __popc(free);
+                      int T) {
+  int c = lane(), g = c / 8, h = c % 8;
   constexpr int first_state = slots<W>;
   if (seats.free != free) take_seats<W>(seats, free);
-  if (c < n && (c >= nu || (free >> c & 1))) {
-    int seat = seat_of<W>(free, c);
-    work.u[seat] = c < nu ? rate : 1;
-    work.w[seat] = c < nu ? rate + diagonal : 0;
+  int seat = seat_of<W>(free, c);
+  if (c < n && (c >= nu || seat < first_state)) {
+    // An input that is not free moves nothing and has no part in anything.
+    bool moves = c >= nu || (free >> c & 1);
+    work.u[seat] = c >= nu ? 1 : moves ? rate : 0;
+    work.w[seat] = c >= nu ? 0 : moves ? rate + diagonal : 1;
     if (c >= nu) work.X[seat][seat] += diagonal;
 #pragma unroll
-    for (int j = 0; j < nx; j++) work.E[j][seat] = ba[j];
+    for (int j = 0; j < nx; j++) work.E[j][seat] = moves ? ba[j] : 0;
   }
   __syncwarp();
   // P E: its rows of the inputs stay, those of the states are multiplied by E once more.
@@ -242,10 +257,10 @@ DEVICE void factorize(Seats &seats, unsigned free, const float (&ba)[nx], float 
   __syncwarp();
   multiply<W>(tile, work.E, work.X + first_state);
   if (barrier) gram<W>(seats, tile);
-  sweep<W>(tile, count);
+  sweep<W>(tile);
   __syncwarp();
   if (moved_T > 0)
-    for (int i = c; i < nu * n; i += 32) T[i] = 0;
+    for (int i = c; i < nu * n; i += 32) T_here[i] = 0;
   store_tile<W>(work.X, tile);
   __syncwarp();
   if (even) {
@@ -258,15 +273,18 @@ DEVICE void factorize(Seats &seats, unsigned free, const float (&ba)[nx], float 
     store_tile<W>(work.X, tile);
   }
 #pragma unroll
-  for (int i = 0; i < 2 * W; i++)
+  for (int i = 0; i < 2 * W; i++) {
 #pragma unroll
-    for (int j = 0; j < W; j++)
-      if (seats.in_T >> (i * W + j) & 1) T[seats.row[i] + seats.column[j]] = tile.M[i][j];
+    for (int j = 0; j < W; j++) {
+      int entry = T + seats.row[i] + seats.column[j];
+      if (seats.in_T >> (i * W + j) & 1) T_here[entry] = tile.M[i][j];
+    }
+  }
   __syncwarp();
 }
 
 DEVICE void factorize_stage(Seats &seats, unsigned free, const float (&ba)[nx], float diagonal, float rate, bool barrier,
-                            bool even, float *T) {
+                            bool even, int T) {
   if (are_few(free)) factorize<narrow>(seats, free, ba, diagonal, rate, barrier, even, T);
   else factorize<widest>(seats, free, ba, diagonal, rate, barrier, even, T);
 }
