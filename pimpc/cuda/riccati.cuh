@@ -38,7 +38,7 @@ DEVICE void store_tile(float (*X)[LD], const Tile<W> &tile) {
 // M += L' R for nx rows.
 template <int W>
 DEVICE void multiply(Tile<W> &tile, const float (*L)[LD], const float (*R)[LD]) {
-#pragma unroll (W <= 2 ? 9 : 3)
+#pragma unroll 3
   for (int j = 0; j < nx; j++) {
     float left[2 * W], right[W];
     load<2 * W>(&L[j][lane() / 8 * 2 * W], left);
@@ -121,23 +121,29 @@ constexpr int quarters = slots<W> <= 4 * W ? 4 : 1;
 
 // Moves what Work::X has of the inputs that were free to the seats of those that are.
 template <int W>
-DEVICE void take_seats(Seats &seats, unsigned free) {
-  int c = lane() < n ? lane() : n - 1, g = lane() / 8, h = lane() % 8, count = __popc(free);
-  auto sat = [&](int c) { return are_few(seats.free) ? seat_of<narrow>(seats.free, c) : seat_of<widest>(seats.free, c); };
+DEVICE void change_seats(Work &work, unsigned before, unsigned free) {
+  int c = lane() < n ? lane() : n - 1;
+  auto sat = [&](int c) { return are_few(before) ? seat_of<narrow>(before, c) : seat_of<widest>(before, c); };
   auto has = [](unsigned free, int c) { return c >= nu || (free >> c & 1); };
   float column[n];
   int from = sat(c);
   __syncwarp();
 #pragma unroll
-  for (int r = 0; r < n; r++) column[r] = has(seats.free, c) && has(seats.free, r) ? work.X[sat(r)][from] : 0;
+  for (int r = 0; r < n; r++) column[r] = has(before, c) && has(before, r) ? work.X[sat(r)][from] : 0;
   __syncwarp();
-  int to = seat_of<W>(free, c);
   if (has(free, c)) {
-    work.order[to] = c;
 #pragma unroll
     for (int r = 0; r < n; r++)
-      if (has(free, r)) work.X[seat_of<W>(free, r)][to] = column[r];
+      if (has(free, r)) work.X[seat_of<W>(free, r)][seat_of<W>(free, c)] = column[r];
   }
+  __syncwarp();
+}
+
+template <int W>
+DEVICE void take_seats(Work &work, Seats &seats, unsigned free) {
+  int c = lane(), g = c / 8, h = c % 8, count = __popc(free);
+  __syncwarp();
+  if (c < n && (c >= nu || (free >> c & 1))) work.order[seat_of<W>(free, c)] = c;
   __syncwarp();
   seats.free = free;
   bool split = quarters<W> == 4;
@@ -168,7 +174,7 @@ DEVICE void take_seats(Seats &seats, unsigned free) {
 
 // Adds G' D G, D = Work::stiff of the rows.
 template <int W>
-DEVICE void gram(const Seats &seats, Tile<W> &tile) {
+DEVICE void gram(Work &work, const Seats &seats, Tile<W> &tile) {
   if (m == 0) return;
   Tile<W> H = {};
   int first = quarters<W> == 4 ? lane() / 16 * 2 + lane() / 4 % 2 : 0;
@@ -205,15 +211,16 @@ DEVICE void gram(const Seats &seats, Tile<W> &tile) {
 
 // The swept Hessian of a stage from that of the next one, which Work::X has in the seats of the inputs free there.
 //
-// free: bits of the inputs that may move. ba: column `lane` of [B_k, A_k]. diagonal: column `lane` of the stage's own
+// free, free_next: bits of the inputs that may move in this stage and in the next. ba: column `lane` of [B_k, A_k]. diagonal: column `lane` of the stage's own
 // Hessian in (u_k, x_{k+1}); that of G'DG comes from `gram`. rate: column `lane` of the next stage's. T: where the first rows come to lie
-// in T_here, all columns in place.
+// in Work::T, all columns in place.
 template <int W>
-DEVICE void factorize(Seats &seats, unsigned free, const float (&ba)[nx], float diagonal, float rate, bool barrier, bool even,
+DEVICE void factorize(Work &work, Seats &seats, unsigned free, unsigned free_next, const float (&ba)[nx], float diagonal, float rate, bool barrier, bool even,
                       int T) {
   int c = lane(), g = c / 8, h = c % 8;
   constexpr int first_state = slots<W>;
-  if (seats.free != free) take_seats<W>(seats, free);
+  if (free_next != free) change_seats<W>(work, free_next, free);
+  if (seats.free != free) take_seats<W>(work, seats, free);
   int seat = seat_of<W>(free, c);
   if (c < n && (c >= nu || seat < first_state)) {
     // An input that is not free moves nothing and has no part in anything.
@@ -256,11 +263,11 @@ DEVICE void factorize(Seats &seats, unsigned free, const float (&ba)[nx], float 
   }
   __syncwarp();
   multiply<W>(tile, work.E, work.X + first_state);
-  if (barrier) gram<W>(seats, tile);
+  if (barrier) gram<W>(work, seats, tile);
   sweep<W>(tile);
   __syncwarp();
   if (moved_T > 0)
-    for (int i = c; i < nu * n; i += 32) T_here[i] = 0;
+    for (int i = c; i < nu * n; i += 32) work.T[i] = 0;
   store_tile<W>(work.X, tile);
   __syncwarp();
   if (even) {
@@ -277,21 +284,21 @@ DEVICE void factorize(Seats &seats, unsigned free, const float (&ba)[nx], float 
 #pragma unroll
     for (int j = 0; j < W; j++) {
       int entry = T + seats.row[i] + seats.column[j];
-      if (seats.in_T >> (i * W + j) & 1) T_here[entry] = tile.M[i][j];
+      if (seats.in_T >> (i * W + j) & 1) work.T[entry] = tile.M[i][j];
     }
   }
   __syncwarp();
 }
 
-DEVICE void factorize_stage(Seats &seats, unsigned free, const float (&ba)[nx], float diagonal, float rate, bool barrier,
-                            bool even, int T) {
-  if (are_few(free)) factorize<narrow>(seats, free, ba, diagonal, rate, barrier, even, T);
-  else factorize<widest>(seats, free, ba, diagonal, rate, barrier, even, T);
+DEVICE void factorize_stage(Work &work, Seats &seats, unsigned free, unsigned free_next, const float (&ba)[nx], float diagonal,
+                            float rate, bool barrier, bool even, int T) {
+  if (are_few(free)) factorize<narrow>(work, seats, free, free_next, ba, diagonal, rate, barrier, even, T);
+  else factorize<widest>(work, seats, free, free_next, ba, diagonal, rate, barrier, even, T);
 }
 
 // One stage of the backward pass of a linear term: p is that of the next stage's value in (du_k, dx_{k+1}), slope the
 // stage's own. Returns that of the value before and adds what the minimum is lower by to `saved`; t: swept.
-DEVICE float linear_before(const float (&ba)[nx], const float *T, float rate, float p, float slope, float &t, float &saved) {
+DEVICE float linear_before(Work &work, const float (&ba)[nx], const float *T, float rate, float p, float slope, float &t, float &saved) {
   int c = lane();
   p += slope;
   work.v[c] = p;
@@ -312,12 +319,12 @@ DEVICE float linear_before(const float (&ba)[nx], const float *T, float rate, fl
 }
 
 // One stage of the forward pass: (du_k, dx_{k+1}) from (du_{k-1}, dx_k). Leaves du_k in Work::v.
-DEVICE float forward(const Row &row, const float *T, float t, float rate, float before) {
+DEVICE float forward(Work &work, const Row &row, const float *T, float t, float rate, float before) {
   int c = lane();
   work.u[c] = c < nu ? rate * before : c < n ? before : 0;
   __syncwarp();
   float u = -(t + product<nu, n, n, 32>(T, work.u));
-  float next = ahead(row, c < nu ? u : before);
+  float next = ahead(work, row, c < nu ? u : before);
   if (c < nu) work.v[c] = u;
   __syncwarp();
   return c < nu ? u : next;

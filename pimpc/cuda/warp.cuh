@@ -141,7 +141,7 @@ DEVICE void load_BA(const Problem &of, int k, float (&ba)[nx]) {
 }
 
 // The side's row of G times Work::v; 0 for a side that is no row.
-DEVICE float climb_of(const Places &at, int i) {
+DEVICE float climb_of(Work &work, const Places &at, int i) {
   float total = 0;
   if (m == 0) return 0;
   const float *row = work.G + at.row[i], *by = work.v + at.first[i];
@@ -160,7 +160,7 @@ DEVICE float climb_of(const Places &at, int i) {
 }
 
 // The same of absolute values, those of the inputs at least `least`.
-DEVICE float reach_of(const Places &at, int i, float least) {
+DEVICE float reach_of(Work &work, const Places &at, int i, float least) {
   float total = 0;
   if (m == 0) return 0;
   const float *row = work.G + at.row[i], *by = work.v + at.first[i];
@@ -171,7 +171,7 @@ DEVICE float reach_of(const Places &at, int i, float least) {
 }
 
 // Column `lane` of C' push, with Work::push and Work::G.
-DEVICE float pull(const Places &at) {
+DEVICE float pull(Work &work, const Places &at) {
   int c = lane();
   float total = 0;
   if (m > 0) {
@@ -251,7 +251,7 @@ DEVICE void load_row(const Problem &of, int k, Row &row) {
 }
 
 // x_{k+1} (or its step) in the states' lanes, from (u_k, x_k) in the lanes.
-DEVICE float ahead(const Row &row, float here) {
+DEVICE float ahead(Work &work, const Row &row, float here) {
   int part = lane() % Row::parts, first_b = part * Row::some_b, first_a = part * Row::some_a;
   __syncwarp();
   work.w[lane()] = lane() < n ? here : 0;
@@ -276,7 +276,7 @@ DEVICE float ahead(const Row &row, float here) {
 }
 
 // Rolls out the inputs in the table of points.
-DEVICE void roll_out(const Problem &of, float *point) {
+DEVICE void roll_out(Work &work, const Problem &of, float *point) {
   int c = lane();
   bool state = c >= nu && c < n;
   if (c < n) point[c] = c < nu ? of.u_prev[c] : of.x0[c - nu];
@@ -285,7 +285,7 @@ DEVICE void roll_out(const Problem &of, float *point) {
     Row row;
     load_row(of, k, row);
     float e = of.e[k * nx + (state ? c - nu : 0)];
-    x = ahead(row, c < nu ? point[(k + 1) * n + c] : x) + e;
+    x = ahead(work, row, c < nu ? point[(k + 1) * n + c] : x) + e;
     if (state) point[(k + 1) * n + c] = x;
   }
   __syncwarp();
