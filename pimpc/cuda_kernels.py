@@ -195,8 +195,7 @@ class _Sizes(NamedTuple):
     def bytes(self) -> tuple[int, int, int]:
         """Of what the lanes share of a stage, of the swept Hessians, and of the other tables."""
         n, ns = self.nx + self.nu, 2 * self.bounded + self.m
-        rows = -(-n // 8) * 8
-        work = (rows + self.nx) * (rows + 4) + max(self.lines, 1) * self.nu + 2 * ns + 132
+        work = (n + self.nx) * 36 + max(self.lines, 1) * self.nu + self.nx**2 + 2 * ns + 100
         rest = self.N * (self.nu + 2 * n + 4 * ns + 2 * self.m + 1) + n
         return 4 * work, 4 * self.N * self.nu * n, 16 * -(-rest // 4)
 

@@ -48,15 +48,18 @@ DEVICE float multiplier_of(const Multipliers &of, int k, int side) {
 
 // Back over the stages with Hessians and a gradient, or with the gradient alone where the Hessians are known.
 // Returns by how much the minimum is lower.
-DEVICE float backward(Work &work, const Places &at, Seats &seats, const Problem &of, const Tables &table, Slope slope_of, bool with_hessians,
+DEVICE float backward(const Places &at, const Problem &of, const Tables &table, Slope slope_of, bool with_hessians,
                       const Multipliers &known) {
   int c = lane();
   float p = 0, rate_next = 0, rates_next = 0, saved = 0;
   bool pushed = slope_of != of_the_cost, barrier = slope_of == of_the_barrier;
   __syncwarp();
-  unsigned free_next = table.free()[N - 1];
-  if (with_hessians)
-    for (int i = c; i < most_rows * LD; i += 32) (&work.X[0][0])[i] = 0;  // there is no value after the last stage
+  if (with_hessians) {
+    // There is no value after the last stage.
+    float *T = table.T(N - 1);
+    for (int i = c; i < nu * n; i += 32) T[i] = 0;
+    for (int i = c; i < nx * nx; i += 32) (&work.P_xx[0][0])[i] = 0;
+  }
   for (int k = N - 1; k >= 0; k--) {
     __syncwarp();
     Column column = column_of(of, table.point(), k);
@@ -69,7 +72,7 @@ DEVICE float backward(Work &work, const Places &at, Seats &seats, const Problem 
       Side sides[chunks + 1];
       G.fetch(of, k);
       if (barrier) sides_of(of, table, k, sides);
-      G.place(work);
+      G.place();
 #pragma unroll
       for (int i = 0; i < chunks; i++) {
         int side = c + 32 * i;
@@ -85,21 +88,19 @@ DEVICE float backward(Work &work, const Places &at, Seats &seats, const Problem 
       }
       __syncwarp();
     }
-    if (!with_hessians) T_k.place(work);
+    if (!with_hessians) T_k.place();
     float rates = column.rate * (column.value - column.before);
     float slope = column.weight * (column.value - column.reference) + rates - rates_next;
-    if (pushed) slope += pull(work, at);
+    if (pushed) slope += pull(at);
     if (nb > 0 && barrier && c < nb) stiff = work.stiff[c] + work.stiff[nb + c];
     float *T = table.T(k);
     if (with_hessians) {
-      float diagonal = column.weight + column.rate + stiff;
-      unsigned free = __ballot_sync(ALL, table.free()[k] >> c & 1);  // so that all know that it is the same for all
-      factorize_stage(work, seats, free, free_next, ba, diagonal, rate_next, barrier, k % 4 == 0, table.at_T(k));
-      free_next = free;
-      keep_T(work, table, k);
+      const float *T_next = k == N - 1 ? T : table.T(k + 1);
+      factorize_stage(at, table.free()[k], ba, column.weight + column.rate + stiff, rate_next, barrier, T_next, T);
+      keep_T(table, k);
     }
     float t;
-    p = linear_before(work, ba, T, column.rate, p, slope, t, saved);
+    p = linear_before(ba, T, column.rate, p, slope, t, saved);
     if (c < nu) table.t()[k * nu + c] = t;
     rate_next = column.rate;
     rates_next = rates;
@@ -108,19 +109,19 @@ DEVICE float backward(Work &work, const Places &at, Seats &seats, const Problem 
 }
 
 // Takes the Newton step of the last backward pass.
-DEVICE void take_newton_step(Work &work, const Problem &of, const Tables &table) {
+DEVICE void take_newton_step(const Problem &of, const Tables &table) {
   int c = lane();
   float before = 0;
   for (int k = 0; k < N; k++) {
     __syncwarp();
-    Row row;
-    load_row(of, k, row);
+    float ba[nx];
+    load_BA(of, k, ba);
     Transit_T T;
     T.fetch(table, k);
     int input = k * nu + (c < nu ? c : 0);
     float t = table.t()[input], rate = of.S[input];
-    T.place(work);
-    before = forward(work, row, table.T(k), t, rate, before);
+    T.place();
+    before = forward(ba, table.T(k), t, rate, before);
     if (c < n) table.point()[(k + 1) * n + c] += before;
   }
   __syncwarp();
@@ -137,7 +138,7 @@ struct Status {
 };
 
 // Forth over the stages: the predictor's step, or the corrector's, which is the whole.
-DEVICE void advance(Work &work, const Places &at, const Problem &of, const Tables &table, bool corrector, Status &status) {
+DEVICE void advance(const Places &at, const Problem &of, const Tables &table, bool corrector, Status &status) {
   int c = lane();
   float before = 0, steepest = 0, sums[3] = {0, 0, 0};
   if (!corrector) {
@@ -146,8 +147,8 @@ DEVICE void advance(Work &work, const Places &at, const Problem &of, const Table
   }
   for (int k = 0; k < N; k++) {
     __syncwarp();
-    Row row;
-    load_row(of, k, row);
+    float ba[nx];
+    load_BA(of, k, ba);
     Transit_G G;
     Transit_T T;
     Side sides[chunks + 1];
@@ -158,20 +159,20 @@ DEVICE void advance(Work &work, const Places &at, const Problem &of, const Table
     sides_of(of, table, k, sides);
 #pragma unroll
     for (int i = 0; i < chunks; i++) known[i] = corrector && c + 32 * i < ns ? table.change()[k * ns + c + 32 * i] : 0;
-    G.place(work);
-    T.place(work);
-    before = forward(work, row, table.T(k), t, rate, before);
+    G.place();
+    T.place();
+    before = forward(ba, table.T(k), t, rate, before);
     if (nb > 0) work.w[c] = before;
     if (corrector && c < n) table.move()[k * n + c] = before;
     float climb[chunks + 1];
 #pragma unroll
-    for (int i = 0; i < chunks; i++) climb[i] = climb_of(work, at, i);
+    for (int i = 0; i < chunks; i++) climb[i] = climb_of(at, i);
     __syncwarp();
     if (!corrector) {
       if (c < nu) work.v[c] = u;
       __syncwarp();
 #pragma unroll
-      for (int i = 0; i < chunks; i++) status.size[i] = fmaxf(status.size[i], reach_of(work, at, i, status.least));
+      for (int i = 0; i < chunks; i++) status.size[i] = fmaxf(status.size[i], reach_of(at, i, status.least));
     }
 #pragma unroll
     for (int i = 0; i < chunks; i++) {
@@ -206,7 +207,7 @@ DEVICE void advance(Work &work, const Places &at, const Problem &of, const Table
 }
 
 // Back over the stages: what the second-order term and the centre add to the gradient.
-DEVICE void correct(Work &work, const Places &at, const Problem &of, const Tables &table, const Status &status) {
+DEVICE void correct(const Places &at, const Problem &of, const Tables &table, const Status &status) {
   int c = lane();
   float p = 0, saved = 0;
   for (int k = N - 1; k >= 0; k--) {
@@ -226,11 +227,11 @@ DEVICE void correct(Work &work, const Places &at, const Problem &of, const Table
       float s = table.s()[k * ns + side], z = table.z()[k * ns + side], delta = table.delta()[k * ns + side];
       work.push[side] = delta > 0 ? ratio(status.centre - table.change()[k * ns + side], s + delta * z) : 0;
     }
-    G.place(work);
-    T.place(work);
+    G.place();
+    T.place();
     __syncwarp();
     float t;
-    p = linear_before(work, ba, table.T(k), rate, p, pull(work, at), t, saved);
+    p = linear_before(ba, table.T(k), rate, p, pull(at), t, saved);
     if (c < nu) table.t()[input] = predicted + t;
   }
 }

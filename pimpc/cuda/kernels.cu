@@ -17,25 +17,24 @@
 // Where the numbers of this block's problem start; all problems may share one set.
 DEVICE long long own(bool shared, int size) { return shared ? 0 : (long long)blockIdx.x * size; }
 
-// The tables that do not fit on the chip are in `scratch`. Of T only the rows of free inputs are ever written.
-DEVICE Tables tables_of_block(Work &work, float *scratch) {
-  for (int i = lane(); i < (tables_on_chip >= 1 ? table_T : nu * n) + 32; i += 32) work.T[i] = 0;
-  return {&work, scratch + own(false, tables_on_chip == 0 ? table_rest + table_T : table_rest)};
+// The tables that do not fit on the chip are in `scratch`.
+DEVICE Tables tables_of_block(float *scratch) {
+  T_here[(tables_on_chip >= 1 ? table_T : nu * n) + lane()] = 0;
+  return {scratch + own(false, tables_on_chip == 0 ? table_rest + table_T : table_rest)};
 }
 
 extern "C" __global__ void __launch_bounds__(32, blocks_at_once)
     solve(PROBLEM_ARGUMENTS, const int *runnable, const float *near_u, const float *near_rows, const float *near_inputs,
           const float *near_states, float *u, float *of_rows, float *of_inputs, float *of_states, float *rows_change,
           float *inputs_change, float *states_change, float *largest, int *iterations, int *empty, float *scratch) {
-  Work &work = work_of_block();
-  Tables table = tables_of_block(work, scratch);
+  Tables table = tables_of_block(scratch);
   Problem of = PROBLEM_OF_BLOCK;
   long long b = blockIdx.x;
   int c = lane();
   Multipliers known = {near_rows + b * N * m, near_inputs + b * N * nu, near_states + b * N * nx, table.delta()};
   float natural;
   bool nothing;
-  int count = solve_problem(work, places_of_lane(), of, table, near_u + b * N * nu, known, runnable[b], nothing, natural);
+  int count = solve_problem(places_of_lane(), of, table, near_u + b * N * nu, known, runnable[b], nothing, natural);
   if (c == 0) {
     iterations[b] = count;
     empty[b] = nothing;
@@ -71,8 +70,7 @@ extern "C" __global__ void __launch_bounds__(32, blocks_at_once)
 extern "C" __global__ void __launch_bounds__(32, blocks_at_once)
     judge(PROBLEM_ARGUMENTS, const float *x, const float *u, const float *of_rows, const float *of_inputs,
           const float *of_states, float *primal, float *saved, float *gap, float *scale, float *scratch) {
-  Work &work = work_of_block();
-  Tables table = tables_of_block(work, scratch);
+  Tables table = tables_of_block(scratch);
   Problem of = PROBLEM_OF_BLOCK;
   long long b = blockIdx.x;
   int c = lane();
@@ -87,7 +85,7 @@ extern "C" __global__ void __launch_bounds__(32, blocks_at_once)
   }
   __syncwarp();
   Multipliers known = {of_rows + b * N * m, of_inputs + b * N * nu, of_states + b * N * nx, nullptr};
-  Judgement found = judge_plan(work, places_of_lane(), of, table, known);
+  Judgement found = judge_plan(places_of_lane(), of, table, known);
   if (c == 0) {
     primal[b] = found.primal;
     saved[b] = found.saved;
@@ -98,17 +96,16 @@ extern "C" __global__ void __launch_bounds__(32, blocks_at_once)
 
 extern "C" __global__ void __launch_bounds__(32)
     roll(PROBLEM_ARGUMENTS, const float *u, float *x) {
-  Work &work = work_of_block();
   Problem of = PROBLEM_OF_BLOCK;
   long long b = blockIdx.x;
   int c = lane();
   float here = c >= nu && c < n ? of.x0[c - nu] : 0;
   if (c >= nu && c < n) x[b * (N + 1) * nx + c - nu] = here;
   for (int k = 0; k < N; k++) {
-    Row row;
-    load_row(of, k, row);
+    float ba[nx];
+    load_BA(of, k, ba);
     float e = c >= nu && c < n ? of.e[k * nx + c - nu] : 0;
-    here = ahead(work, row, c < nu ? u[(b * N + k) * nu + c] : here) + e;
+    here = ahead(ba, c < nu ? u[(b * N + k) * nu + c] : here) + e;
     if (c >= nu && c < n) x[(b * (N + 1) + k + 1) * nx + c - nu] = here;
   }
 }

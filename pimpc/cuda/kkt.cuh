@@ -20,19 +20,19 @@ DEVICE float gap_of_column(const Problem &of, const Multipliers &known, int k, f
 }
 
 // The plan and the free inputs are in the tables.
-DEVICE Judgement judge_plan(Work &work, const Places &at, const Problem &of, const Tables &table, const Multipliers &known) {
+DEVICE Judgement judge_plan(const Places &at, const Problem &of, const Tables &table, const Multipliers &known) {
   int c = lane();
-  Survey found = survey(work, at, of, table);
+  Survey found = survey(at, of, table);
   float defect = 0, reach = 0, over = 0, size = 0, gap = 0, odd = 0, excess[chunks + 1], sizes[chunks + 1];
 #pragma unroll
   for (int i = 0; i < chunks; i++) excess[i] = sizes[i] = 0;
   if (c >= nu && c < n) reach = size = fabsf(table.point()[c]);
   for (int k = 0; k < N; k++) {
-    Row row;
-    load_row(of, k, row);
+    float ba[nx];
+    load_BA(of, k, ba);
     float value = c < n ? table.point()[(k + 1) * n + c] : 0, before = c >= nu && c < n ? table.point()[k * n + c] : 0;
-    float by_input = ahead(work, row, c < nu ? value : 0), by_state = ahead(work, row, before);
-    load_G(work, of, k);
+    float by_input = ahead(ba, c < nu ? value : 0), by_state = ahead(ba, before);
+    load_G(of, k);
     work.v[c] = c < nu ? value : 0;
     odd += value - value;
     float low = -INF, high = INF;
@@ -56,9 +56,9 @@ DEVICE Judgement judge_plan(Work &work, const Places &at, const Problem &of, con
     for (int i = 0; i < chunks; i++) {
       int side = c + 32 * i;
       if (side < 2 * nb || side >= ns) continue;
-      float climb = climb_of(work, at, i), limit = limit_of(of, k, side), force = multiplier_of(known, k, side);
+      float climb = climb_of(at, i), limit = limit_of(of, k, side), force = multiplier_of(known, k, side);
       excess[i] = fmaxf(excess[i], climb - limit);
-      sizes[i] = fmaxf(fmaxf(sizes[i], finite_size(limit)), reach_of(work, at, i, found.least));
+      sizes[i] = fmaxf(fmaxf(sizes[i], finite_size(limit)), reach_of(at, i, found.least));
       if (force > 0) gap += force * fabsf(limit - climb);
       if (force < 0) gap = INF;  // rows have no lower bound
     }
@@ -67,7 +67,6 @@ DEVICE Judgement judge_plan(Work &work, const Places &at, const Problem &of, con
   float worst = fmaxf(defect / fmaxf(reach, TINY), over / fmaxf(size, TINY));
 #pragma unroll
   for (int i = 0; i < chunks; i++) worst = fmaxf(worst, excess[i] / fmaxf(sizes[i], TINY));
-  Seats seats;
-  float saved = backward(work, at, seats, of, table, of_the_lagrangian, true, known);
+  float saved = backward(at, of, table, of_the_lagrangian, true, known);
   return {most(worst) + sum(odd), saved, sum(gap), found.scale};
 }

@@ -13,50 +13,39 @@ constexpr unsigned ALL = 0xffffffffu;
 constexpr int n = nu + nx;
 constexpr int ns = 2 * nb + m;
 constexpr int chunks = (ns + 31) / 32;
-constexpr int most_rows = (n + 7) / 8 * 8, LD = most_rows + 4;  // four more for the banks' sake
+constexpr int LD = 36;  // a row of eight slots of four columns, and four more for the banks' sake
 constexpr bool pairs = most_columns % 2 == 0 && nu % 2 == 0 && all_even;  // G may be read two columns at a time
 
-// The tables that the passes over the stages leave for each other: a stage's T, nu x n, the first rows of its swept Hessian,
-// and what `Tables` lists.
-constexpr int table_T = N * nu * n;
-constexpr int at_point = N * nu, at_s = at_point + (N + 1) * n, at_z = at_s + N * ns, at_delta = at_z + N * ns;
-constexpr int at_change = at_delta + N * ns, at_at = at_change + N * ns, at_climb = at_at + N * m;
-constexpr int at_move = at_climb + N * m, at_free = at_move + N * n, table_rest = (at_free + N + 3) / 4 * 4;
-
 struct __align__(16) Work {
-  float X[most_rows][LD];           // see `riccati.cuh`
-  float E[nx][LD];                  // rows of [B_k, A_k], the columns in their seats
+  float X[n][LD];                   // see `riccati.cuh`
+  float E[nx][LD];                  // rows of [B_k, A_k], the columns as they are or in slots
   float G[lines > 0 ? (lines * nu + 3) / 4 * 4 : 4];  // of different blocks side by side
   float u[32], v[32], w[32];
-  int order[32];
+  float P_xx[nx][nx];
   float stiff[ns > 0 ? ns : 1], push[ns > 0 ? ns : 1];
-  // Every stage's T if there is room for all, and else that of the stage at hand; the last row may be read on.
-  __align__(16) float T[(tables_on_chip >= 1 ? table_T : nu * n) + 32];
-  float rest[tables_on_chip >= 2 ? table_rest : 1];  // the other tables if there is room for them too
 };
 
-__shared__ Work on_chip;
-
-DEVICE Work &work_of_block() {
-#ifdef __CUDACC__
-  // By way of a shuffle: an address that the compiler can work out is worked out anew, slowly, wherever it is used.
-  unsigned at = __shfl_sync(ALL, (unsigned)__cvta_generic_to_shared(&on_chip), 0);
-  return *(Work *)__cvta_shared_to_generic(at);
-#else
-  return on_chip;
-#endif
-}
+__shared__ Work work;
 
 // One problem, its stages one after the other.
 struct Problem {
   const float *A, *B, *e, *x0, *u_prev, *x_ref, *u_ref, *Q, *R, *S, *G, *h, *u_min, *u_max, *x_min, *x_max, *give_x;
 };
 
+// What the passes over the stages leave for each other. A stage's T, nu x n, the first rows of its swept Hessian, is in
+// `T_here` while it is worked on, and stays there if there is room for all; and so do the other tables in `rest_here`.
+constexpr int table_T = N * nu * n;
+constexpr int at_point = N * nu, at_s = at_point + (N + 1) * n, at_z = at_s + N * ns, at_delta = at_z + N * ns;
+constexpr int at_change = at_delta + N * ns, at_at = at_change + N * ns, at_climb = at_at + N * m;
+constexpr int at_move = at_climb + N * m, at_free = at_move + N * n, table_rest = (at_free + N + 3) / 4 * 4;
+
+__shared__ __align__(16) float T_here[(tables_on_chip >= 1 ? table_T : nu * n) + 32];  // the last row may be read on
+__shared__ float rest_here[tables_on_chip >= 2 ? table_rest : 1];
+
 struct Tables {
-  Work *work;
   float *far;  // in the other memory
 
-  DEVICE float *rest() const { return tables_on_chip >= 2 ? work->rest : far; }
+  DEVICE float *rest() const { return tables_on_chip >= 2 ? rest_here : far; }
   DEVICE float *t() const { return rest(); }                               // nu: swept linear terms
   DEVICE float *point() const { return rest() + at_point; }                // n: (u_{k-1}, x_k), for N + 1 stages
   DEVICE float *s() const { return rest() + at_s; }                        // ns: slacks
@@ -67,8 +56,7 @@ struct Tables {
   DEVICE float *climb() const { return rest() + at_climb; }                // m: G_k du_k
   DEVICE float *move() const { return rest() + at_move; }                  // n: (du_k, dx_{k+1})
   DEVICE unsigned *free() const { return (unsigned *)(rest() + at_free); }  // bits of the inputs that may move
-  DEVICE int at_T(int k) const { return tables_on_chip >= 1 ? k * nu * n : 0; }
-  DEVICE float *T(int k) const { return work->T + at_T(k); }
+  DEVICE float *T(int k) const { return T_here + (tables_on_chip >= 1 ? k * nu * n : 0); }
   DEVICE float *far_T(int k) const { return far + table_rest + k * nu * n; }
 };
 
@@ -119,15 +107,15 @@ struct Transit_T : Transit<moved_T> {
   DEVICE void fetch(const Tables &table, int k) {
     if (moved_T > 0) read(table.far_T(k));
   }
-  DEVICE void place(Work &work) const {
-    if (moved_T > 0) write(work.T);
+  DEVICE void place() const {
+    if (moved_T > 0) write(T_here);
   }
 };
 
-DEVICE void keep_T(Work &work, const Tables &table, int k) {
+DEVICE void keep_T(const Tables &table, int k) {
   if (moved_T > 0) {
     Transit_T T;
-    T.read(work.T);
+    T.read(T_here);
     T.write(table.far_T(k));
   }
 }
@@ -137,13 +125,13 @@ struct Transit_G : Transit<lines * nu> {
   DEVICE void fetch(const Problem &of, int k) {
     if (m > 0) read(of.G + k * lines * nu);
   }
-  DEVICE void place(Work &work) const {
+  DEVICE void place() const {
     if (m > 0) write(work.G);
   }
 };
 
-DEVICE void load_G(Work &work, const Problem &of, int k) {
+DEVICE void load_G(const Problem &of, int k) {
   Transit_G G;
   G.fetch(of, k);
-  G.place(work);
+  G.place();
 }

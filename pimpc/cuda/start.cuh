@@ -2,7 +2,7 @@
 // centred slacks and forces (see `pimpc.centring`).
 
 // How far a unit of force moves a side, inputs yielding as the Hessian's diagonal says: Work::u. Needs Work::G.
-DEVICE float compliance_of(Work &work, const Places &at, const Problem &of, int k, int i) {
+DEVICE float compliance_of(const Places &at, const Problem &of, int k, int i) {
   int side = lane() + 32 * i;
   if (side >= 2 * nb) {
     float total = 0;
@@ -24,7 +24,7 @@ DEVICE bool is_fixed(const Problem &of, int k, int c) {
 
 // Finds the free inputs and the sides, of which there are `count`; says whether bounds exclude each other, or exclude what
 // no free input moves. Needs a plan, and fills in its rows' values.
-DEVICE bool measure(Work &work, const Places &at, const Problem &of, const Tables &table, float &count) {
+DEVICE bool measure(const Places &at, const Problem &of, const Tables &table, float &count) {
   int c = lane();
   bool contradiction = false;
   count = 0;
@@ -44,20 +44,20 @@ DEVICE bool measure(Work &work, const Places &at, const Problem &of, const Table
     }
     work.u[c] = c < nu && !fixed ? 1.0f / curvature : 0;
     work.v[c] = c < nu ? table.point()[(k + 1) * n + c] : 0;
-    load_G(work, of, k);
+    load_G(of, k);
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < chunks; i++) {
       int side = c + 32 * i;
       if (side >= ns) continue;
-      float give = compliance_of(work, at, of, k, i), limit = limit_of(of, k, side);
+      float give = compliance_of(at, of, k, i), limit = limit_of(of, k, side);
       bool has = give > 0 && limit < INF;
       table.delta()[k * ns + side] = has ? give / proximal : 0;
       count += has ? 1 : 0;
-      if (side >= 2 * nb) table.at()[k * m + side - 2 * nb] = climb_of(work, at, i);
+      if (side >= 2 * nb) table.at()[k * m + side - 2 * nb] = climb_of(at, i);
       if (give <= 0 && limit < INF) {
-        float value = side < 2 * nb ? value_of(table.point() + (k + 1) * n, table.at(), side) : climb_of(work, at, i);
-        float reach = side < 2 * nb ? fabsf(value) : reach_of(work, at, i, 0);
+        float value = side < 2 * nb ? value_of(table.point() + (k + 1) * n, table.at(), side) : climb_of(at, i);
+        float reach = side < 2 * nb ? fabsf(value) : reach_of(at, i, 0);
         contradiction |= value - limit - tolerance * (reach + fabsf(limit)) > 0;
       }
       // The limits of a column's two sides: -lower and upper.
@@ -77,14 +77,14 @@ struct Survey {
   float largest; // lane c: input c over the horizon
 };
 
-DEVICE Survey survey(Work &work, const Places &at, const Problem &of, const Tables &table) {
+DEVICE Survey survey(const Places &at, const Problem &of, const Tables &table) {
   int c = lane();
   float energy = 0, cost = 0, terms = 0, largest = 0, spoken = c < nu ? fabsf(of.u_prev[c]) : 0;
   for (int k = 0; k < N; k++) {
     __syncwarp();
     Column column = column_of(of, table.point(), k);
     work.v[c] = c < nu ? column.value : 0;
-    load_G(work, of, k);
+    load_G(of, k);
     float off = column.value - column.reference, by = c < nu ? column.value - column.before : 0;
     cost += 0.5f * (column.weight * off * off + column.rate * by * by);
     terms += fabsf(column.weight) * (column.value * column.value + column.reference * column.reference);
@@ -99,7 +99,7 @@ DEVICE Survey survey(Work &work, const Places &at, const Problem &of, const Tabl
     for (int i = 0; i < chunks; i++) {
       int side = c + 32 * i;
       if (side >= ns) continue;
-      float climb = climb_of(work, at, i), delta = table.delta()[k * ns + side];
+      float climb = climb_of(at, i), delta = table.delta()[k * ns + side];
       if (side >= 2 * nb) table.at()[k * m + side - 2 * nb] = climb;
       float value = value_of(table.point() + (k + 1) * n, table.at() + k * m, side);
       if (side >= 2 * nb) value = climb;
@@ -110,7 +110,7 @@ DEVICE Survey survey(Work &work, const Places &at, const Problem &of, const Tabl
         delta = fmaxf(delta, table.delta()[k * ns + side + nb]);
       }
       if (side >= nb && side < 2 * nb) delta = 0;
-      float span = fmaxf(side < 2 * nb ? fabsf(value) : reach_of(work, at, i, 0), outside);
+      float span = fmaxf(side < 2 * nb ? fabsf(value) : reach_of(at, i, 0), outside);
       if (delta > 0) energy += span * span / (delta * proximal);
     }
   }
@@ -182,7 +182,7 @@ DEVICE float centre_all(const Problem &of, const Tables &table, const Multiplier
 }
 
 // Rolls out inputs, or none, as far as their bounds allow.
-DEVICE void plan(Work &work, const Problem &of, const Tables &table, const float *u) {
+DEVICE void plan(const Problem &of, const Tables &table, const float *u) {
   int c = lane();
   if (c < nu) {
     for (int k = 0; k < N; k++) {
@@ -193,7 +193,7 @@ DEVICE void plan(Work &work, const Problem &of, const Tables &table, const float
     }
   }
   __syncwarp();
-  roll_out(work, of, table.point());
+  roll_out(of, table.point());
 }
 
 // How far a warm start is from the optimum, and whether there is one.
@@ -203,16 +203,16 @@ struct Near {
 };
 
 // From the plan to the first iterate. The last backward pass was that of the cost at the plan of no inputs.
-DEVICE void start(Work &work, const Places &at, const Problem &of, const Tables &table, const float *u_near, const Multipliers &known,
+DEVICE void start(const Places &at, const Problem &of, const Tables &table, const float *u_near, const Multipliers &known,
                   const Near &near, Status &status, float &largest) {
-  take_newton_step(work, of, table);
-  Survey found = survey(work, at, of, table);
+  take_newton_step(of, table);
+  Survey found = survey(at, of, table);
   largest = found.largest;
   float error = start_share * found.energy;
   bool warm = warm_started && near.any && near.distance <= trust * error;  // false for what is not a number
   if (warm) {
-    plan(work, of, table, u_near);
-    found = survey(work, at, of, table);
+    plan(of, table, u_near);
+    found = survey(at, of, table);
     error = near.distance;
   }
   status.least = found.least;
@@ -222,29 +222,28 @@ DEVICE void start(Work &work, const Places &at, const Problem &of, const Tables 
 }
 
 // Solves the problem in the tables; returns after how many iterations, and whether there was an answer to look for.
-DEVICE int solve_problem(Work &work, const Places &at, const Problem &of, const Tables &table, const float *u_near,
+DEVICE int solve_problem(const Places &at, const Problem &of, const Tables &table, const float *u_near,
                          const Multipliers &known, bool runnable, bool &empty, float &largest) {
   Status status;
   Near near = {false, 0, INF};
-  Seats seats;
-  plan(work, of, table, warm_started ? u_near : nullptr);
-  empty = measure(work, at, of, table, status.count);
+  plan(of, table, warm_started ? u_near : nullptr);
+  empty = measure(at, of, table, status.count);
   if (!runnable || empty) largest = 0;
   // Turns: what a warm start lacks, the unconstrained optimum, and then iterations.
   for (int turn = warm_started ? -2 : -1; turn < max_iterations; turn++) {
     Slope slope = turn >= 0 ? of_the_barrier : turn == -1 ? of_the_cost : of_the_lagrangian;
-    float saved = backward(work, at, seats, of, table, slope, turn != -1 || !warm_started, known);
+    float saved = backward(at, of, table, slope, turn != -1 || !warm_started, known);
     if (turn == -2) {
       near.excess = saved;
       near.distance = saved + mismatch(of, table, known, near.any);
-      plan(work, of, table, nullptr);
+      plan(of, table, nullptr);
     } else if (turn == -1) {
-      start(work, at, of, table, u_near, known, near, status, largest);
+      start(at, of, table, u_near, known, near, status, largest);
       if (!runnable || empty) return 0;
     } else {
       for (int pass = 0; pass < 2; pass++) {
-        if (pass > 0) correct(work, at, of, table, status);
-        advance(work, at, of, table, pass > 0, status);
+        if (pass > 0) correct(at, of, table, status);
+        advance(at, of, table, pass > 0, status);
       }
       if (!move(of, table, status)) return turn + 1;
     }

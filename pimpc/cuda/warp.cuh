@@ -15,36 +15,6 @@ DEVICE float most(float v) {
   return v;
 }
 
-// Numbers that lie in a row, in as few accesses as their count allows; the first one's place must allow it too.
-template <int count>
-DEVICE void load(const float *from, float (&to)[count]) {
-  constexpr int wide = count % 4 == 0 ? 4 : count % 2 == 0 ? 2 : 1;
-#pragma unroll
-  for (int i = 0; i < count; i += wide) {
-    if (wide == 4) {
-      float4 v = *(const float4 *)(from + i);
-      to[i] = v.x, to[(i + 1) % count] = v.y, to[(i + 2) % count] = v.z, to[(i + 3) % count] = v.w;
-    } else if (wide == 2) {
-      float2 v = *(const float2 *)(from + i);
-      to[i] = v.x, to[(i + 1) % count] = v.y;
-    } else {
-      to[i] = from[i];
-    }
-  }
-}
-
-template <int count>
-DEVICE void store(float *to, const float (&from)[count]) {
-  constexpr int wide = count % 4 == 0 ? 4 : count % 2 == 0 ? 2 : 1;
-#pragma unroll
-  for (int i = 0; i < count; i += wide) {
-    if (wide == 4)
-      *(float4 *)(to + i) = make_float4(from[i], from[(i + 1) % count], from[(i + 2) % count], from[(i + 3) % count]);
-    else if (wide == 2) *(float2 *)(to + i) = make_float2(from[i], from[(i + 1) % count]);
-    else to[i] = from[i];
-  }
-}
-
 // A vector on the chip that all lanes need, in as few accesses as its place allows. Reads up to three numbers more.
 template <int count, int size>
 DEVICE void load_vector(const float *from, float (&to)[size]) {
@@ -59,9 +29,8 @@ DEVICE void load_vector(const float *from, float (&to)[size]) {
   }
 }
 
-// Lane r < rows gets the product of row r of a matrix, on the chip, with a vector there that ends with zeros; other lanes
-// get anything. Rows may be read on up to column `reach`.
-template <int rows, int columns, int ld, int reach>
+// Lane r < rows gets the product of row r of a matrix, on the chip, with a vector there; other lanes get anything.
+template <int rows, int columns, int ld>
 DEVICE float product(const float *matrix, const float *vector) {
   constexpr int parts = 32 / rows, share = (columns + parts - 1) / parts;
   int part = lane() / rows, r = lane() - part * rows, first = part < parts ? part * share : 0;
@@ -69,34 +38,17 @@ DEVICE float product(const float *matrix, const float *vector) {
   float total = 0;
 #pragma unroll
   for (int i = 0; i < share; i++)
-    if (share * parts <= reach || first + i < columns) total += row[i] * by[i];
+    if (share * parts <= 32 || first + i < columns) total += row[i] * by[i];  // vectors end with zeros
   float part_sum = total;
 #pragma unroll
   for (int p = 1; p < parts; p++) total += __shfl_sync(ALL, part_sum, (r + p * rows) % 32);
   return total;
 }
 
-// A block of G, or all of it: its first row, their number, and the same of its columns.
-struct Block {
-  int row, rows, column, columns;
-};
-
-DEVICE Block block_of(int column) {
-  Block it = {0, m, 0, nu};
-  int row = 0, first = 0;
-#pragma unroll
-  for (int b = 0; b < blocks; b++) {
-    if (column >= first) it = {row, block_rows[b], first, block_columns[b]};
-    row += block_rows[b];
-    first += block_columns[b];
-  }
-  return it;
-}
-
 // Where the lane's sides and its column are in G, which does not change from stage to stage.
 struct Places {
   int row[chunks + 1], first[chunks + 1], count[chunks + 1];  // of each side that is a row: its start, and its columns
-  int rows_first, rows_count;                                 // of the column's block
+  int rows_first, rows_count, first_column, columns_end;      // of the column's block
 };
 
 // With up to 16 inputs two lanes share a column: c and c + 16.
@@ -125,9 +77,22 @@ DEVICE Places places_of_lane() {
     }
     if (r < 0 || r >= m) at.row[i] = at.count[i] = 0;
   }
-  Block own = block_of(shared_column());
-  at.rows_first = own.row;
-  at.rows_count = own.rows;
+  at.rows_first = 0;
+  at.rows_count = m;
+  at.first_column = 0;
+  at.columns_end = nu;
+  int row = 0, column = 0;
+#pragma unroll
+  for (int b = 0; b < blocks; b++) {
+    if (shared_column() >= column) {
+      at.rows_first = row;
+      at.rows_count = block_rows[b];
+      at.first_column = column;
+      at.columns_end = column + block_columns[b];
+    }
+    row += block_rows[b];
+    column += block_columns[b];
+  }
   return at;
 }
 
@@ -141,7 +106,7 @@ DEVICE void load_BA(const Problem &of, int k, float (&ba)[nx]) {
 }
 
 // The side's row of G times Work::v; 0 for a side that is no row.
-DEVICE float climb_of(Work &work, const Places &at, int i) {
+DEVICE float climb_of(const Places &at, int i) {
   float total = 0;
   if (m == 0) return 0;
   const float *row = work.G + at.row[i], *by = work.v + at.first[i];
@@ -149,7 +114,7 @@ DEVICE float climb_of(Work &work, const Places &at, int i) {
 #pragma unroll
     for (int j = 0; j < most_columns; j += 2) {
       float2 g = *(const float2 *)(row + j), v = *(const float2 *)(by + j);
-      if (same_columns || j < at.count[i]) total = total + g.x * v.x + g.y * v.y;
+      if (same_columns || j < at.count[i]) total += g.x * v.x + g.y * v.y;
     }
   } else {
 #pragma unroll
@@ -160,7 +125,7 @@ DEVICE float climb_of(Work &work, const Places &at, int i) {
 }
 
 // The same of absolute values, those of the inputs at least `least`.
-DEVICE float reach_of(Work &work, const Places &at, int i, float least) {
+DEVICE float reach_of(const Places &at, int i, float least) {
   float total = 0;
   if (m == 0) return 0;
   const float *row = work.G + at.row[i], *by = work.v + at.first[i];
@@ -171,7 +136,7 @@ DEVICE float reach_of(Work &work, const Places &at, int i, float least) {
 }
 
 // Column `lane` of C' push, with Work::push and Work::G.
-DEVICE float pull(Work &work, const Places &at) {
+DEVICE float pull(const Places &at) {
   int c = lane();
   float total = 0;
   if (m > 0) {
@@ -229,63 +194,28 @@ DEVICE Column column_of(const Problem &of, const float *point, int k) {
   return it;
 }
 
-// What a lane has of a row of [B_k, A_k]: each row is dealt out to several lanes in turn.
-struct Row {
-  static constexpr int parts = 32 / nx, some_b = (nu + parts - 1) / parts, some_a = (nx + parts - 1) / parts;
-  float b[some_b], a[some_a];
-};
-
-DEVICE void load_row(const Problem &of, int k, Row &row) {
-  int j = lane() / Row::parts, part = lane() % Row::parts, first_b = part * Row::some_b, first_a = part * Row::some_a;
-  if (j >= nx) j = nx - 1;
-  const float *B = of.B + (k * nx + j) * nu, *A = of.A + (k * nx + j) * nx;
-  if (nu % 4 == 0 && Row::some_b * Row::parts == nu) {
-    load<Row::some_b>(B + first_b, row.b);
-  } else {
-#pragma unroll
-    for (int i = 0; i < Row::some_b; i++) row.b[i] = first_b + i < nu ? B[first_b + i] : 0;
-  }
-#pragma unroll
-  for (int i = 0; i < Row::some_a; i++)
-    row.a[i] = Row::some_a * Row::parts == nx || first_a + i < nx ? A[first_a + i] : 0;
-}
-
-// x_{k+1} (or its step) in the states' lanes, from (u_k, x_k) in the lanes.
-DEVICE float ahead(Work &work, const Row &row, float here) {
-  int part = lane() % Row::parts, first_b = part * Row::some_b, first_a = part * Row::some_a;
+// x_{k+1} (or its step) in the states' lanes, from (u_k, x_k) in the lanes and column `lane` of [B_k, A_k].
+DEVICE float ahead(const float (&ba)[nx], float here) {
   __syncwarp();
   work.w[lane()] = lane() < n ? here : 0;
+#pragma unroll
+  for (int j = 0; j < nx; j++) work.E[j][lane()] = ba[j];
   __syncwarp();
-  float u[Row::some_b], total = 0;
-  if (nu % 4 == 0 && Row::some_b * Row::parts == nu) {
-    load<Row::some_b>(work.w + first_b, u);
-  } else {
-#pragma unroll
-    for (int i = 0; i < Row::some_b; i++) u[i] = work.w[first_b + i < nu ? first_b + i : 0];
-  }
-#pragma unroll
-  for (int i = 0; i < Row::some_b; i++) total += row.b[i] * u[i];
-#pragma unroll
-  for (int i = 0; i < Row::some_a; i++)
-    total += row.a[i] * work.w[nu + (Row::some_a * Row::parts == nx || first_a + i < nx ? first_a + i : 0)];
-  int of = lane() >= nu && lane() < n ? (lane() - nu) * Row::parts : 0;
-  float next = __shfl_sync(ALL, total, of);
-#pragma unroll
-  for (int p = 1; p < Row::parts; p++) next += __shfl_sync(ALL, total, of + p);
-  return next;
+  float next = product<nx, n, LD>(&work.E[0][0], work.w);
+  return __shfl_sync(ALL, next, lane() < nu ? 0 : lane() - nu);
 }
 
 // Rolls out the inputs in the table of points.
-DEVICE void roll_out(Work &work, const Problem &of, float *point) {
+DEVICE void roll_out(const Problem &of, float *point) {
   int c = lane();
   bool state = c >= nu && c < n;
   if (c < n) point[c] = c < nu ? of.u_prev[c] : of.x0[c - nu];
   float x = state ? of.x0[c - nu] : 0;
   for (int k = 0; k < N; k++) {
-    Row row;
-    load_row(of, k, row);
+    float ba[nx];
+    load_BA(of, k, ba);
     float e = of.e[k * nx + (state ? c - nu : 0)];
-    x = ahead(work, row, c < nu ? point[(k + 1) * n + c] : x) + e;
+    x = ahead(ba, c < nu ? point[(k + 1) * n + c] : x) + e;
     if (state) point[(k + 1) * n + c] = x;
   }
   __syncwarp();
