@@ -18,7 +18,7 @@ from pimpc.batching import on_shared_batches
 from pimpc.cuda_launch import launch
 from pimpc.problem import LTVProblem, Structure, bounds_inputs
 
-_FILES = ("memory.cuh", "warp.cuh", "riccati.cuh", "interior_point.cuh", "start.cuh", "kkt.cuh", "kernels.cu")
+_FILES = ("memory.cuh", "warp.cuh", "riccati.cuh", "interior_point.cuh", "start.cuh", "condensed.cuh", "condensed_iterations.cuh", "solve.cuh", "kkt.cuh", "kernels.cu")
 _FIELDS = ("A", "B", "e", "x0", "u_prev", "x_ref", "u_ref", "Q", "R", "S", "G", "h", "u_min", "u_max", "x_min", "x_max")
 _COLUMNS = 32  # inputs and states together: one for each lane of a warp
 _SIDES = 256  # bounds of a stage: eight to a lane, whose numbers are kept in registers
@@ -134,7 +134,7 @@ def _fold(G: Float[Array, "N m nu"], structure: Structure) -> Float[Array, "N li
 def _solve(structure: Structure, settings: Settings, warm: bool, given: Any) -> list[Array]:
     arrays, runnable, known = given
     batch = _batch(given)
-    sizes = _Sizes.of(arrays, structure)
+    sizes = _Sizes.of(arrays, structure, may_condense=True)
     N, nx, nu, m = sizes.N, sizes.nx, sizes.nu, sizes.m
     text = sizes.prelude(arrays, structure, settings, warm)
     spread = [jnp.broadcast_to(v, (batch, *v.shape[1:])) for v in (runnable, *known)]
@@ -182,22 +182,33 @@ class _Sizes(NamedTuple):
     m: int
     lines: int
     bounded: int
+    may_condense: bool
 
     @classmethod
-    def of(cls, arrays: dict[str, Array], structure: Structure) -> "_Sizes":
+    def of(cls, arrays: dict[str, Array], structure: Structure, may_condense: bool = False) -> "_Sizes":
         _, N, nx, nu = arrays["B"].shape
         m = arrays["h"].shape[-1] if "h" in arrays else 0
         bounds = ("u_min" in arrays or "u_max" in arrays) and not structure.pins_only
         confined = "x_min" in arrays or "x_max" in arrays
         lines = arrays["G"].shape[-2] if m else 0
-        return cls(N, nx, nu, m, lines, nx + nu if confined else nu if bounds else 0)
+        return cls(N, nx, nu, m, lines, nx + nu if confined else nu if bounds else 0, may_condense)
+
+    def condensed(self) -> int:
+        """The floats that eliminating the states needs (`condensed.cuh`); zero: too many stages, or bounds of states."""
+        if not self.may_condense or self.N > 16 or self.N * self.nu > 128 or self.bounded > self.nu:
+            return 0
+        ns = 2 * self.bounded + self.m
+        sides, G = self.N * ns, self.N * (self.lines * self.nu + 4)
+        forces = 1 if 2 * sides <= (self.nx + self.nu) * 36 else 2 * sides
+        return 64 * 68 + 63 * (self.nu + 1) + G + 4 * (sides + 1) + forces + self.N * self.nu + 64 + sides // 2 + 2
 
     def bytes(self) -> tuple[int, int, int]:
         """Of what the lanes share of a stage, of the swept Hessians, and of the other tables."""
         n, ns = self.nx + self.nu, 2 * self.bounded + self.m
         work = (n + self.nx) * 36 + max(self.lines, 1) * self.nu + self.nx**2 + 2 * ns + 100
-        rest = self.N * (self.nu + 2 * n + 4 * ns + 2 * self.m + 1) + n
-        return 4 * work, 4 * self.N * self.nu * n, 16 * -(-rest // 4)
+        stages = self.N * (self.nu + self.m + n)
+        rest = self.N * (n + 4 * ns + self.m + 1) + n + (0 if self.condensed() else stages)
+        return 4 * work, 4 * max(self.N * self.nu * n, self.condensed()), 16 * -(-rest // 4)
 
     def placement(self) -> tuple[int, int]:
         """How many kinds of tables are kept on the chip, and how many blocks then fit on a multiprocessor."""
@@ -205,7 +216,7 @@ class _Sizes(NamedTuple):
         one_T = 4 * self.nu * (self.nx + self.nu)
         for level, needs in ((2, work + T + rest), (1, work + T), (0, work + one_T)):
             fit = min(16, _CHIP // (needs + 1536))
-            if needs < _BLOCK and (fit >= 6 or level == 0):
+            if needs < _BLOCK and (fit >= 6 or level == 0 or self.condensed()):
                 return level, fit
         raise AssertionError("what a stage needs fits on every chip")
 
@@ -223,6 +234,7 @@ class _Sizes(NamedTuple):
             "nx": self.nx, "nu": self.nu, "N": self.N, "m": self.m, "lines": self.lines, "nb": self.bounded,
             "blocks": len(blocks), "most_columns": max((c for _, c in blocks), default=self.nu),
             "tables_on_chip": level, "blocks_at_once": fit, "max_iterations": settings.max_iterations,
+            "room_condensed": self.condensed(),
         }  # fmt: skip
         bounds = "u_min" in arrays or "u_max" in arrays
         flags = {f"has_{name}": name in arrays for name in ("u_min", "u_max", "x_min", "x_max")}
@@ -234,6 +246,7 @@ class _Sizes(NamedTuple):
             "same_columns": len(set(columns)) <= 1,
             "all_even": all(width % 2 == 0 for width in columns),
         }
+        flags |= {"condenses": self.condensed() > 0}
         flags |= {"bounds_inputs": bounds and not structure.pins_only, "warm_started": warm}
         names = ("tolerance", "boundary", "proximal", "trust")
         floats = {name: getattr(settings, name) for name in names} | {"start_share": settings.start}

@@ -6,7 +6,7 @@
       const float *u_min, const float *u_max, const float *x_min, const float *x_max, const float *give_x
 #define PROBLEM_OF_BLOCK                                                                                              \
   Problem {                                                                                                           \
-    A + own(shared_A, N *nx *nx), B + own(shared_B, N *nx *nu), e + own(shared_e, N *nx), x0 + own(shared_x0, nx),    \
+    lines *nu, A + own(shared_A, N *nx *nx), B + own(shared_B, N *nx *nu), e + own(shared_e, N *nx), x0 + own(shared_x0, nx),    \
         u_prev + own(shared_u_prev, nu), x_ref + own(shared_x_ref, N *nx), u_ref + own(shared_u_ref, N *nu),          \
         Q + own(shared_Q, N *nx), R + own(shared_R, N *nu), S + own(shared_S, N *nu),                                 \
         G + own(shared_G, N *lines *nu), h + own(shared_h, N *m), u_min + own(shared_u_min, N *nu),                   \
@@ -19,7 +19,7 @@ DEVICE long long own(bool shared, int size) { return shared ? 0 : (long long)blo
 
 // The tables that do not fit on the chip are in `scratch`.
 DEVICE Tables tables_of_block(float *scratch) {
-  T_here[(tables_on_chip >= 1 ? table_T : nu * n) + lane()] = 0;
+  T_here[room_T - 32 + lane()] = 0;
   return {scratch + own(false, tables_on_chip == 0 ? table_rest + table_T : table_rest)};
 }
 

@@ -22,27 +22,50 @@ DEVICE bool is_fixed(const Problem &of, int k, int c) {
   return has_u_min && has_u_max && of.u_min[k * nu + c] == of.u_max[k * nu + c];
 }
 
+// What a stage says of input `lane` and of the lane's sides, asked for before it is needed.
+struct Measures {
+  float R, S, S_next, Q[nx], B[nx], limit[chunks + 1];
+  bool fixed;
+
+  DEVICE void fetch(const Problem &of, int k) {
+    int c = lane() < nu ? lane() : 0;
+    R = of.R[k * nu + c];
+    S = of.S[k * nu + c];
+    S_next = k + 1 < N ? of.S[(k + 1) * nu + c] : 0;
+#pragma unroll
+    for (int j = 0; j < nx; j++) {
+      Q[j] = of.Q[k * nx + j];
+      B[j] = of.B[(k * nx + j) * nu + c];
+    }
+    fixed = is_fixed(of, k, c);
+#pragma unroll
+    for (int i = 0; i < chunks; i++) limit[i] = lane() + 32 * i < ns ? limit_of(of, k, lane() + 32 * i) : INF;
+  }
+
+  // How far a unit of force moves the input, as the Hessian's diagonal says; zero if it is fixed.
+  DEVICE float give() const {
+    float curvature = R + S + S_next;
+#pragma unroll
+    for (int j = 0; j < nx; j++) curvature += Q[j] * B[j] * B[j];
+    return lane() < nu && !fixed ? 1.0f / curvature : 0;
+  }
+};
+
 // Finds the free inputs and the sides, of which there are `count`; says whether bounds exclude each other, or exclude what
 // no free input moves. Needs a plan, and fills in its rows' values.
 DEVICE bool measure(const Places &at, const Problem &of, const Tables &table, float &count) {
   int c = lane();
   bool contradiction = false;
   count = 0;
+  Measures next;
+  next.fetch(of, 0);
   for (int k = 0; k < N; k++) {
     __syncwarp();
-    bool fixed = c < nu && is_fixed(of, k, c);
-    unsigned free = __ballot_sync(ALL, c < nu && !fixed);
+    Measures stage = next;
+    next.fetch(of, k + 1 < N ? k + 1 : k);
+    unsigned free = __ballot_sync(ALL, c < nu && !stage.fixed);
     if (c == 0) table.free()[k] = free;
-    float curvature = 0;
-    if (c < nu) {
-      curvature = of.R[k * nu + c] + of.S[k * nu + c] + (k + 1 < N ? of.S[(k + 1) * nu + c] : 0);
-#pragma unroll
-      for (int j = 0; j < nx; j++) {
-        float b = of.B[(k * nx + j) * nu + c];
-        curvature += of.Q[k * nx + j] * b * b;
-      }
-    }
-    work.u[c] = c < nu && !fixed ? 1.0f / curvature : 0;
+    work.u[c] = stage.give();
     work.v[c] = c < nu ? table.point()[(k + 1) * n + c] : 0;
     load_G(of, k);
     __syncwarp();
@@ -50,7 +73,7 @@ DEVICE bool measure(const Places &at, const Problem &of, const Tables &table, fl
     for (int i = 0; i < chunks; i++) {
       int side = c + 32 * i;
       if (side >= ns) continue;
-      float give = compliance_of(at, of, k, i), limit = limit_of(of, k, side);
+      float give = compliance_of(at, of, k, i), limit = stage.limit[i];
       bool has = give > 0 && limit < INF;
       table.delta()[k * ns + side] = has ? give / proximal : 0;
       count += has ? 1 : 0;
@@ -72,7 +95,7 @@ DEVICE bool measure(const Places &at, const Problem &of, const Tables &table, fl
 // What a plan says of the problem.
 struct Survey {
   float energy;  // what it takes to move every row as far as the plan reaches, or as its bound is away
-  float scale;   // of the cost
+  float cost, floor, scale;  // the cost counts as no less than the rounding of its terms
   float least;   // input that counts
   float largest; // lane c: input c over the horizon
 };
@@ -80,9 +103,11 @@ struct Survey {
 DEVICE Survey survey(const Places &at, const Problem &of, const Tables &table) {
   int c = lane();
   float energy = 0, cost = 0, terms = 0, largest = 0, spoken = c < nu ? fabsf(of.u_prev[c]) : 0;
+  Column next = column_of(of, table.point(), 0);
   for (int k = 0; k < N; k++) {
     __syncwarp();
-    Column column = column_of(of, table.point(), k);
+    Column column = next;
+    next = column_of(of, table.point(), k + 1 < N ? k + 1 : k);
     work.v[c] = c < nu ? column.value : 0;
     load_G(of, k);
     float off = column.value - column.reference, by = c < nu ? column.value - column.before : 0;
@@ -115,8 +140,9 @@ DEVICE Survey survey(const Places &at, const Problem &of, const Tables &table) {
     }
   }
   __syncwarp();
-  terms = sum(terms);
-  return {sum(energy), fmaxf(sum(cost), 1.1920929e-5f * terms + TINY), 0.01f * most(fmaxf(largest, spoken)), largest};
+  float floor = 1.1920929e-5f * sum(terms) + TINY;
+  cost = sum(cost);
+  return {sum(energy), cost, floor, fmaxf(cost, floor), 0.01f * most(fmaxf(largest, spoken)), largest};
 }
 
 // The energy of what leaves its bounds, and the products of multiplier and slack inside them, at a plan whose rows' values
@@ -202,10 +228,9 @@ struct Near {
   float excess, distance;
 };
 
-// From the plan to the first iterate. The last backward pass was that of the cost at the plan of no inputs.
-DEVICE void start(const Places &at, const Problem &of, const Tables &table, const float *u_near, const Multipliers &known,
-                  const Near &near, Status &status, float &largest) {
-  take_newton_step(of, table);
+// From the unconstrained optimum to the first iterate; returns what is known of its plan.
+DEVICE Survey start(const Places &at, const Problem &of, const Tables &table, const float *u_near, const Multipliers &known,
+                    const Near &near, Status &status, float &largest) {
   Survey found = survey(at, of, table);
   largest = found.largest;
   float error = start_share * found.energy;
@@ -219,34 +244,5 @@ DEVICE void start(const Places &at, const Problem &of, const Tables &table, cons
   float mu = fmaxf(error, 0.1f * tolerance * found.scale) / status.count + TINY;
   float root = sqrtf(warm ? near.excess : 0) + sqrtf(centre_all(of, table, known, warm, mu));
   status.unbalanced = root * root;
-}
-
-// Solves the problem in the tables; returns after how many iterations, and whether there was an answer to look for.
-DEVICE int solve_problem(const Places &at, const Problem &of, const Tables &table, const float *u_near,
-                         const Multipliers &known, bool runnable, bool &empty, float &largest) {
-  Status status;
-  Near near = {false, 0, INF};
-  plan(of, table, warm_started ? u_near : nullptr);
-  empty = measure(at, of, table, status.count);
-  if (!runnable || empty) largest = 0;
-  // Turns: what a warm start lacks, the unconstrained optimum, and then iterations.
-  for (int turn = warm_started ? -2 : -1; turn < max_iterations; turn++) {
-    Slope slope = turn >= 0 ? of_the_barrier : turn == -1 ? of_the_cost : of_the_lagrangian;
-    float saved = backward(at, of, table, slope, turn != -1 || !warm_started, known);
-    if (turn == -2) {
-      near.excess = saved;
-      near.distance = saved + mismatch(of, table, known, near.any);
-      plan(of, table, nullptr);
-    } else if (turn == -1) {
-      start(at, of, table, u_near, known, near, status, largest);
-      if (!runnable || empty) return 0;
-    } else {
-      for (int pass = 0; pass < 2; pass++) {
-        if (pass > 0) correct(at, of, table, status);
-        advance(at, of, table, pass > 0, status);
-      }
-      if (!move(of, table, status)) return turn + 1;
-    }
-  }
-  return max_iterations;
+  return found;
 }

@@ -1,0 +1,401 @@
+// The iterations of `pimpc.interior_point` for problems whose states are eliminated: those of `interior_point.cuh`, but
+// that no pass goes from stage to stage. States have no bounds here, and are not known between start and answer.
+//
+// Sides are listed one after the other, whatever their stage, and so are their numbers in the tables. A lane takes `at_once`
+// of them, reads all that it needs of them, and then works on them together.
+
+constexpr int at_once = 4;
+
+// What a side bounds, in one number: where its row of G starts and on how many inputs from which it acts; or, without a row,
+// one input from above or from below.
+struct What {
+  int row, first, count;
+  float sign;  // of an input that is bounded itself; 0: a row
+
+  DEVICE static int of(const Places &at, int k, int side, int i) {
+    if (side >= 2 * nb) return (k * LG + at.row[i]) << 14 | (k * nu + at.first[i]) << 7 | at.count[i] << 2;
+    return (k * nu + (side < nb ? side : side - nb)) << 7 | (side < nb ? 2 : 1);
+  }
+
+  DEVICE explicit What(int packed)
+      : row(packed >> 14), first(packed >> 7 & 127), count(packed >> 2 & 31),
+        sign(nb == 0 || (packed & 3) == 0 ? 0.0f : (packed & 3) == 1 ? 1.0f : -1.0f) {}
+
+  // What it makes of the inputs at `by`, nu for each stage.
+  DEVICE float apply(const float *by) const {
+    float total = 0;
+    by += first;
+    if (m > 0) {
+      const float *G = condensed().G + row;
+#pragma unroll
+      for (int j = 0; j < most_columns; j += 2) {
+        float2 g, v;
+        if (pairs) {
+          g = *(const float2 *)(G + j);
+          v = *(const float2 *)(by + j);
+        } else {
+          g = make_float2(G[j], j + 1 < most_columns && j + 1 < count ? G[j + 1] : 0);
+          v = make_float2(by[j], j + 1 < most_columns && j + 1 < count ? by[j + 1] : 0);
+        }
+        if (same_columns || j < count) total += g.x * v.x + g.y * v.y;
+      }
+    }
+    return sign == 0 ? total : sign * by[0];
+  }
+};
+
+// A side's numbers.
+struct Pair {
+  float s, z, delta, off;  // off: how far s is from the distance to the bound
+  float yields;            // 1 / (s + delta z)
+
+  DEVICE void read(const Tables &table, int i) {
+    s = table.s()[i];
+    z = table.z()[i];
+    delta = table.delta()[i];
+    off = condensed().value[i] - condensed().limit[i] + s;
+    yields = ratio(1, s + delta * z);
+  }
+};
+
+// Lists the sides of a start, and their numbers in the order of the list; returns how many there are.
+DEVICE int list_sides(const Places &at, const Problem &of, const Tables &table) {
+  Condensed &it = condensed();
+  int sides = 0;
+  for (int i = lane(); i < 2 * N * ns; i += 32) push_of_sides()[i] = 0;
+  for (int k = 0; k < N; k++)
+#pragma unroll
+    for (int i = 0; i < chunks; i++) {
+      int side = lane() + 32 * i, from = k * ns + side;
+      bool has = side < ns && table.delta()[side < ns ? from : 0] > 0;
+      unsigned all = __ballot_sync(ALL, has);
+      int to = sides + __popc(all & below(lane()));
+      float s = has ? table.s()[from] : 0, z = has ? table.z()[from] : 0, delta = has ? table.delta()[from] : 0;
+      float limit = has ? limit_of(of, k, side) : 0;
+      float value = has ? value_of(table.point() + (k + 1) * n, table.at() + k * m, side) : 0;
+      __syncwarp();  // the list is no longer than what it is made of
+      if (has) {
+        table.s()[to] = s;
+        table.z()[to] = z;
+        table.delta()[to] = delta;
+        it.limit[to] = limit;
+        it.value[to] = value;
+        it.place[to] = from;
+        it.what[to] = What::of(at, k, side, i);
+      }
+      sides += __popc(all);
+    }
+  __syncwarp();
+  return sides;
+}
+
+// Puts forces and their last change back in the order of stages.
+DEVICE void unlist_sides(const Tables &table, int sides) {
+  float *push = push_of_sides(), *stiff = stiff_of_sides();
+  __syncwarp();
+  for (int i = lane(); i < sides; i += 32) {
+    push[condensed().place[i]] = table.z()[i];
+    stiff[condensed().place[i]] = table.change()[i];
+  }
+  __syncwarp();
+  for (int i = lane(); i < N * ns; i += 32) {
+    table.z()[i] = push[i];
+    table.change()[i] = stiff[i];
+  }
+  __syncwarp();
+}
+
+// C' push for each seat.
+DEVICE void pull_seats(const Seat (&seat)[halves], float (&total)[halves]) {
+#pragma unroll
+  for (int half = 0; half < halves; half++) {
+    const Seat &own = seat[half];
+    const float *push = push_of_sides() + own.k * ns, *column = condensed().G + own.k * LG + own.c;
+    float sums[2] = {nb > 0 ? push[nb + own.c] - push[own.c] : 0, 0};
+    if (m > 0) {
+      push += 2 * nb + own.block.rows_first;
+#pragma unroll 12
+      for (int l = 0; l < lines; l++)
+        if (same_rows || l < own.block.rows_count) sums[l % 2] += column[l * nu] * push[l];
+    }
+    total[half] = own.taken ? sums[0] + sums[1] : 0;
+  }
+}
+
+// The slope of the cost at the plan in the table, for each seat. Leaves zeros in Condensed::step.
+DEVICE void slope_of_plan(const Problem &of, const Tables &table, const Seat (&seat)[halves], float (&slope)[halves]) {
+  int c = lane();
+  float p = 0, rates_next = 0, *all = condensed().step;
+  Columns columns;
+  columns.begin(of, N - 1, -1);
+  Column next = column_of(of, table.point(), N - 1);
+  for (int k = N - 1; k >= 0; k--) {
+    Column column = next;
+    next = column_of(of, table.point(), Columns::inside(k - 1));
+    float ba[nx], costate[nx], before[2] = {0, 0};
+    columns.take(of, k, -1, ba);
+    float rates = column.rate * (column.value - column.before);
+    p = column.weight * (column.value - column.reference) + rates - rates_next + (c < nu ? 0 : p);
+    __syncwarp();
+    work.v[c] = p;
+    __syncwarp();
+    load_vector<nx>(work.v + nu, costate);
+#pragma unroll
+    for (int j = 0; j < nx; j++) before[j % 2] += costate[j] * ba[j];
+    if (c < nu) all[k * nu + c] = p + before[0] + before[1];
+    else p = before[0] + before[1];
+    rates_next = rates;
+  }
+  __syncwarp();
+#pragma unroll
+  for (int half = 0; half < halves; half++) slope[half] = seat[half].taken ? all[seat[half].spot] : 0;
+  __syncwarp();
+  for (int i = c; i < N * nu; i += 32) all[i] = 0;
+  __syncwarp();
+}
+
+// Puts a step in its place among all inputs, of which those that are not free do not move.
+DEVICE void spread(const Seat (&seat)[halves], const float (&value)[halves]) {
+  __syncwarp();
+#pragma unroll
+  for (int half = 0; half < halves; half++)
+    if (seat[half].taken) condensed().step[seat[half].spot] = value[half];
+  __syncwarp();
+}
+
+// How stiff the sides are, and what they push with.
+DEVICE void weigh_sides(const Tables &table, int sides) {
+  for (int base = lane(); base - lane() < sides; base += 32 * at_once) {
+    Pair pair[at_once];
+    int place[at_once];
+#pragma unroll
+    for (int i = 0; i < at_once; i++) {
+      int e = base + 32 * i < sides ? base + 32 * i : 0;
+      pair[i].read(table, e);
+      place[i] = condensed().place[e];
+    }
+#pragma unroll
+    for (int i = 0; i < at_once; i++) {
+      if (base + 32 * i >= sides) continue;
+      const Pair &it = pair[i];
+      float d = it.z * it.yields;
+      stiff_of_sides()[place[i]] = d;
+      push_of_sides()[place[i]] = it.z + d * (it.off - it.s);
+    }
+  }
+  __syncwarp();
+}
+
+// What a step means for the sides: the predictor's, after which they push with the second-order term and the centre; or the
+// corrector's, which is the whole.
+DEVICE void look_ahead(const Tables &table, int sides, bool corrector, Status &status) {
+  float steepest = 0, sums[3] = {0, 0, 0};
+  for (int base = lane(); base - lane() < sides; base += 32 * at_once) {
+    Pair pair[at_once];
+    float climb[at_once], push[at_once];
+#pragma unroll
+    for (int i = 0; i < at_once; i++) {
+      int e = base + 32 * i < sides ? base + 32 * i : 0;
+      pair[i].read(table, e);
+      climb[i] = What(condensed().what[e]).apply(condensed().step);
+      push[i] = corrector ? push_of_sides()[condensed().place[e]] : 0;
+    }
+#pragma unroll
+    for (int i = 0; i < at_once; i++) {
+      if (base + 32 * i >= sides) continue;
+      const Pair &it = pair[i];
+      float product = it.s * it.z, miss = it.off + climb[i];
+      float dz = (it.z * miss - product) * it.yields + push[i], ds = it.delta * dz - miss;
+      steepest = fmaxf(steepest, fmaxf(ratio(-ds, it.s), ratio(-dz, it.z)));
+      sums[0] += product;
+      sums[1] += it.s * dz + it.z * ds;
+      sums[2] += ds * dz;
+      table.change()[base + 32 * i] = corrector ? dz : ds * dz;
+      condensed().climb[base + 32 * i] = climb[i];
+    }
+  }
+  float reach = ratio(1, most(steepest));
+#pragma unroll
+  for (int i = 0; i < 3; i++) sums[i] = sum(sums[i]);
+  if (corrector) {
+    bool sound = fabsf(sums[1] + sums[2]) < INF;  // what is not a number may get lost in a maximum, but not in a sum
+    status.step = sound ? fminf(1.0f, boundary * reach) : 0;
+    return;
+  }
+  reach = fminf(1.0f, reach);
+  float mu = sums[0] / status.count, ahead = (sums[0] + reach * (sums[1] + reach * sums[2])) / status.count;
+  float left = ahead / (mu > 0 ? mu : 1), centre = mu * left * left * left;
+  for (int i = lane(); i < sides; i += 32) {
+    Pair it;
+    it.read(table, i);
+    push_of_sides()[condensed().place[i]] = (centre - table.change()[i]) * it.yields;
+  }
+  __syncwarp();
+}
+
+// The largest relative violation of a side at the plan in the tables; sides of the same kind in all stages are one.
+DEVICE float worst_violation(const Places &at, const Problem &of, const Tables &table, float least) {
+  float worst = 0;
+#pragma unroll
+  for (int i = 0; i < chunks; i++) {
+    float excess = 0, size = 1e-30f;
+    int side = lane() + 32 * i;
+    for (int k = 0; k < N; k++) {
+      float limit = side < ns ? limit_of(of, k, side) : INF, value = 0, reach = 0;
+      const float *point = table.point() + (k + 1) * n;
+      if (side < 2 * nb) {
+        value = value_of(point, nullptr, side);
+        reach = fmaxf(fabsf(value), least);
+      } else if (m > 0) {
+        const float *row = condensed().G + k * LG + at.row[i];
+        for (int j = 0; j < at.count[i]; j++) {
+          value += row[j] * point[at.first[i] + j];
+          reach += fabsf(row[j]) * fmaxf(fabsf(point[at.first[i] + j]), least);
+        }
+      }
+      if (!(limit < INF)) continue;
+      excess = fmaxf(excess, value - limit);
+      size = fmaxf(size, fmaxf(reach, fabsf(limit)));
+    }
+    worst = fmaxf(worst, excess / size);
+  }
+  return most(worst);
+}
+
+// What an iterate knows of itself beside the tables: for each seat, the way from the start, and the slope of the cost.
+struct Course {
+  float way[halves], start_slope[halves], slope[halves];
+  float start_cost, floor;  // the cost counts as no less
+};
+
+// Takes the step, and says whether to go on: whether the new iterate is not good enough yet.
+DEVICE bool move_condensed(const Places &at, const Problem &of, const Tables &table, const Seat (&seat)[halves], int total,
+                           int sides, const float (&step_of_seat)[halves], Course &course, Status &status) {
+  float step = status.step, gap = 0;
+  if (!(step > 0)) return false;
+  for (int base = lane(); base - lane() < sides; base += 32 * at_once) {
+    Pair pair[at_once];
+    float climb[at_once], dz[at_once], value[at_once], limit[at_once];
+#pragma unroll
+    for (int i = 0; i < at_once; i++) {
+      int e = base + 32 * i < sides ? base + 32 * i : 0;
+      pair[i].read(table, e);
+      climb[i] = condensed().climb[e];
+      dz[i] = table.change()[e];
+      value[i] = condensed().value[e] + step * climb[i];
+      limit[i] = condensed().limit[e];
+    }
+#pragma unroll
+    for (int i = 0; i < at_once; i++) {
+      int e = base + 32 * i;
+      if (e >= sides) continue;
+      float z = pair[i].z + step * dz[i];
+      table.s()[e] = pair[i].s + step * (pair[i].delta * dz[i] - pair[i].off - climb[i]);
+      table.z()[e] = z;
+      condensed().value[e] = value[i];
+      gap += z * fabsf(value[i] - limit[i]);
+    }
+  }
+#pragma unroll
+  for (int half = 0; half < halves; half++) {
+    if (!seat[half].taken) continue;
+    course.way[half] += step * step_of_seat[half];
+    condensed().v[seat[half].f] = course.way[half];
+    table.point()[(seat[half].k + 1) * n + seat[half].c] += step * step_of_seat[half];
+  }
+  float product[halves], cost = 0;
+  times_hessian(seat, total, product);
+#pragma unroll
+  for (int half = 0; half < halves; half++) {
+    course.slope[half] = course.start_slope[half] + product[half];
+    cost += 0.5f * course.way[half] * (course.start_slope[half] + course.slope[half]);
+  }
+  gap = sum(gap);
+  float scale = fmaxf(course.start_cost + sum(cost), course.floor);
+  status.unbalanced *= (1 - step) * (1 - step);
+  bool good = gap + status.unbalanced <= 0.5f * tolerance * scale;
+  if (good) good = worst_violation(at, of, table, status.least) <= 0.5f * tolerance;
+  return !good && scale + gap < INF;
+}
+
+// The start, from the first plan; whether there is anything to solve.
+DEVICE bool start_condensed(const Places &at, const Problem &of, const Tables &table, const Seat (&seat)[halves], int total,
+                            const float *u_near, const Multipliers &known, bool solvable, Course &course, Status &status,
+                            float &largest) {
+  Near near = {false, 0, INF};
+  float slope[halves], by[halves];
+  condense(of, table, seat, total);
+  slope_of_plan(of, table, seat, slope);
+  if (warm_started) {
+    for (int i = lane(); i < N * ns; i += 32) {
+      int k = i / ns, side = i - k * ns;
+      push_of_sides()[i] = side >= nb ? multiplier_of(known, k, side) : 0;
+    }
+    __syncwarp();
+    pull_seats(seat, by);
+#pragma unroll
+    for (int half = 0; half < halves; half++) slope[half] += by[half];
+  }
+  renew(seat, total, false, slope);
+  factorize_all(total, by);
+  if (warm_started) {
+    near.excess = 0;
+#pragma unroll
+    for (int half = 0; half < halves; half++) near.excess += 0.5f * by[half] * by[half];
+    near.excess = sum(near.excess);
+    near.distance = near.excess + mismatch(of, table, known, near.any);
+    plan(of, table, nullptr);
+    slope_of_plan(of, table, seat, by);
+    solve_forth(by, total);
+  }
+  solve_back(by, total);
+#pragma unroll
+  for (int half = 0; half < halves; half++)
+    if (seat[half].taken) table.point()[(seat[half].k + 1) * n + seat[half].c] -= by[half];
+  __syncwarp();
+  roll_out(of, table.point());
+  Survey found = start(at, of, table, u_near, known, near, status, largest);
+  if (!solvable) return false;
+  course.start_cost = found.cost;
+  course.floor = found.floor;
+  slope_of_plan(of, table, seat, course.start_slope);
+#pragma unroll
+  for (int half = 0; half < halves; half++) {
+    course.way[half] = 0;
+    course.slope[half] = course.start_slope[half];
+  }
+  return true;
+}
+
+// As `solve_by_stages`, for a problem of which `total` inputs are free.
+DEVICE int solve_condensed(const Places &at, const Problem &of, const Tables &table, const float *u_near,
+                           const Multipliers &known, bool solvable, int total, Status &status, float &largest) {
+  Seat seat[halves];
+#pragma unroll
+  for (int half = 0; half < halves; half++) seat[half] = seat_of(table, half, total);
+  Course course;
+  if (!start_condensed(at, of, table, seat, total, u_near, known, solvable, course, status, largest)) return 0;
+  int sides = list_sides(at, of, table), turn = 0;
+  for (bool go = true; go && turn < max_iterations; turn++) {
+    float push[halves], by[halves];
+    weigh_sides(table, sides);
+    pull_seats(seat, push);
+#pragma unroll
+    for (int half = 0; half < halves; half++) push[half] = -(course.slope[half] + push[half]);
+    renew(seat, total, true, push);
+    factorize_all(total, by);
+    solve_back(by, total);
+    spread(seat, by);
+    look_ahead(table, sides, false, status);
+    pull_seats(seat, push);
+    solve_forth(push, total);
+    solve_back(push, total);
+#pragma unroll
+    for (int half = 0; half < halves; half++) by[half] -= push[half];
+    spread(seat, by);
+    look_ahead(table, sides, true, status);
+    go = move_condensed(at, of, table, seat, total, sides, by, course, status);
+  }
+  unlist_sides(table, sides);
+  return turn;
+}
