@@ -200,7 +200,7 @@ class _Sizes(NamedTuple):
         ns = 2 * self.bounded + self.m
         sides, G = self.N * ns, self.N * (self.lines * self.nu + 4)
         forces = 1 if 2 * sides <= (self.nx + self.nu) * 36 else 2 * sides
-        return 64 * 68 + 63 * (self.nu + 1) + G + 4 * (sides + 1) + forces + self.N * self.nu + 64 + sides // 2 + 2
+        return 64 * 68 + 63 * (self.nu + 1) + G + 4 * (sides + 1) + forces + self.N * self.nu + 64 + sides // 2 + 14
 
     def bytes(self) -> tuple[int, int, int]:
         """Of what the lanes share of a stage, of the swept Hessians, and of the other tables."""

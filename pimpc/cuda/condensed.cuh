@@ -14,10 +14,11 @@ constexpr bool forces_in_work = 2 * N * ns <= n * LD;
 struct Condensed {
   float H[rows_of_H][LH];    // on and below the diagonal the Hessian, above it L', see `factorize_panel`
   float own[most_free][nu];  // of the Hessian without the barrier: the block of the inputs of the same stage
-  float G[N * LG];
+  __align__(16) float G[N * LG];
   float value[N * ns + 1], limit[N * ns + 1], climb[N * ns + 1];  // of the sides, one after the other
   float forces[forces_in_work ? 1 : 2 * N * ns];
-  float step[N * nu], v[rows_of_H];
+  __align__(16) float step[N * nu];
+  __align__(16) float v[rows_of_H];  // the way from the start, or a solution in the making
   int spot[most_free];  // k nu + c of each free input
   int what[N * ns + 1];
   short place[N * ns + 1];  // k ns + side of each side
@@ -296,16 +297,16 @@ DEVICE void factorize_panel(int from, int total) {
   for (int j = 0; j < panel; j++)
 #pragma unroll
     for (int i = j; i < panel; i++) C[i][j] = __shfl_sync(ALL, P[0][j], base + i);
+  int place[seats];
+  bool in_corner[seats];
+#pragma unroll
+  for (int s = 0; s < seats; s++) {
+    place[s] = lane() + 32 * (first_half + s) - from;
+    in_corner[s] = place[s] < panel && from + place[s] != total;
+  }
 #pragma unroll
   for (int j = 0; j < panel; j++) {
-    // A Hessian that is not positive definite must not pass for one.
-    float root = C[j][j] > 0 ? rsqrtf(C[j][j]) : NOT_A_NUMBER, inverse = root * root;
-#pragma unroll
-    for (int s = 0; s < seats; s++) {
-      int row = lane() + 32 * (first_half + s) - from;
-      float entry = P[s][j] * (row < panel && from + row != total ? inverse : root);
-      if (row >= j) it.H[from + j][from + row] = row == j ? root : entry;
-    }
+    float inverse = ratio(1, C[j][j]);
 #pragma unroll
     for (int i = j + 1; i < panel; i++) {
       float by = C[i][j] * inverse;
@@ -313,6 +314,13 @@ DEVICE void factorize_panel(int from, int total) {
       for (int l = i; l < panel; l++) C[l][i] -= C[l][j] * by;
 #pragma unroll
       for (int s = 0; s < seats; s++) P[s][i] -= P[s][j] * by;
+    }
+    // A Hessian that is not positive definite must not pass for one.
+    float root = C[j][j] > 0 ? rsqrtf(C[j][j]) : NOT_A_NUMBER;
+#pragma unroll
+    for (int s = 0; s < seats; s++) {
+      float entry = P[s][j] * (in_corner[s] ? inverse : root);
+      if (place[s] >= j) it.H[from + j][from + place[s]] = place[s] == j ? root : entry;
     }
   }
   __syncwarp();
@@ -331,37 +339,49 @@ DEVICE void factorize_all(int total, float (&b)[halves]) {
   }
 }
 
+// All lanes know what a panel's rows come to; keeps it for the lanes that have these rows.
+DEVICE void keep_panel(int from, const float (&y)[panel]) {
+  float *v = condensed().v + from;
+  if (lane() == 0) {
+    *(float4 *)v = make_float4(y[0], y[1], y[2], y[3]);
+    *(float4 *)(v + 4) = make_float4(y[4], y[5], y[6], y[7]);
+  }
+}
+
+DEVICE void collect_panels(int total, float (&b)[halves]) {
+  __syncwarp();
+#pragma unroll
+  for (int half = 0; half < halves; half++) {
+    int row = lane() + 32 * half;
+    b[half] = row < total ? condensed().v[row] : 0;
+  }
+  __syncwarp();
+}
+
 // b := L^-1 b.
 DEVICE void solve_forth(float (&b)[halves], int total) {
   const Condensed &it = condensed();
 #pragma unroll 2
   for (int from = 0; from < total; from += panel) {
-    float corner[panel][panel], y[panel], mine = from < 32 ? b[0] : b[1], change[halves] = {0, 0};
+    float corner[panel][panel], below[halves][panel], y[panel], mine = from < 32 ? b[0] : b[1];
 #pragma unroll
-    for (int i = 0; i < panel; i++) load_panel(it.H[from + i] + from, corner[i]);
+    for (int i = 0; i < panel; i++) {
+      y[i] = __shfl_sync(ALL, mine, from % 32 + i);
+      load_panel(it.H[from + i] + from, corner[i]);
 #pragma unroll
-    for (int i = 0; i < panel; i++) y[i] = __shfl_sync(ALL, mine, from % 32 + i);
+      for (int half = 0; half < halves; half++) below[half][i] = it.H[from + i][lane() + 32 * half];
+    }
 #pragma unroll
     for (int i = 0; i < panel; i++) {
 #pragma unroll
       for (int j = i + 1; j < panel; j++) y[j] -= corner[i][j] * y[i];
       y[i] *= corner[i][i];
-    }
 #pragma unroll
-    for (int half = 0; half < halves; half++) {
-      int row = lane() + 32 * half, place = row - from;
-      float own = b[half];
-#pragma unroll
-      for (int i = 0; i < panel; i++) {
-        change[half] += it.H[from + i][row] * y[i];
-        if (place == i) own = y[i];
-      }
-      b[half] = place >= panel ? own - change[half] : own;
+      for (int half = 0; half < halves; half++) b[half] -= below[half][i] * y[i];  // rows above are done with
     }
+    keep_panel(from, y);
   }
-#pragma unroll
-  for (int half = 0; half < halves; half++)
-    if (lane() + 32 * half >= total) b[half] = 0;
+  collect_panels(total, b);
 }
 
 // b := L^-T b.
@@ -369,28 +389,24 @@ DEVICE void solve_back(float (&b)[halves], int total) {
   const Condensed &it = condensed();
 #pragma unroll 2
   for (int from = (total - 1) / panel * panel; from >= 0; from -= panel) {
-    float corner[panel][panel], x[panel], mine = from < 32 ? b[0] : b[1];
+    float corner[panel][panel], above[halves][panel], x[panel], mine = from < 32 ? b[0] : b[1];
 #pragma unroll
-    for (int i = 0; i < panel; i++) load_panel(it.H[from + i] + from, corner[i]);
+    for (int half = 0; half < halves; half++) load_panel(it.H[lane() + 32 * half] + from, above[half]);
 #pragma unroll
-    for (int i = 0; i < panel; i++) x[i] = corner[i][i] * __shfl_sync(ALL, mine, from % 32 + i);
+    for (int i = 0; i < panel; i++) {
+      load_panel(it.H[from + i] + from, corner[i]);
+      x[i] = corner[i][i] * __shfl_sync(ALL, mine, from % 32 + i);
+    }
 #pragma unroll
-    for (int i = panel - 1; i >= 0; i--)
+    for (int i = panel - 1; i >= 0; i--) {
 #pragma unroll
       for (int j = 0; j < i; j++) x[j] -= corner[j][i] * x[i];
 #pragma unroll
-    for (int half = 0; half < halves; half++) {
-      int row = lane() + 32 * half, place = row - from;
-      float own = b[half], change = 0, by[panel];
-      load_panel(it.H[row] + from, by);
-#pragma unroll
-      for (int i = 0; i < panel; i++) {
-        change += by[i] * x[i];
-        if (place == i) own = x[i];
-      }
-      b[half] = place < 0 ? own - change : own;
+      for (int half = 0; half < halves; half++) b[half] -= above[half][i] * x[i];  // rows below are done with
     }
+    keep_panel(from, x);
   }
+  collect_panels(total, b);
 }
 
 // The Hessian without the barrier, which takes the place of the other one, times Condensed::v, for each seat.
@@ -403,12 +419,26 @@ DEVICE void times_hessian(const Seat (&seat)[halves], int total, float (&product
     for (int i = 0; i < own.count && own.first + i <= own.f; i++) it.H[own.f][own.first + i] = it.own[own.f][i];
   }
   __syncwarp();
+  float sums[halves][2] = {{0, 0}, {0, 0}};
 #pragma unroll
   for (int half = 0; half < halves; half++) {
     int f = seat[half].f;
-    float sum = 0;
-#pragma unroll 8
-    for (int c = 0; c < total; c++) sum += (c < f ? it.H[f][c] : it.H[c][f]) * it.v[c];
-    product[half] = seat[half].taken ? sum : 0;
+#pragma unroll
+    for (int first = 0; first < rows_of_H; first += 32) {
+#pragma unroll 4
+      for (int c = first; c < first + 32; c += 4) {
+        if (c >= total) break;  // what follows in the last four rows has zeros for the way
+        float4 v = *(const float4 *)(it.v + c), row = *(const float4 *)(it.H[f] + c);
+        float by[4] = {v.x, v.y, v.z, v.w}, left[4] = {row.x, row.y, row.z, row.w};
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          // Wherever the half decides which triangle it is, only one of them is read.
+          float entry = first / 32 < half || (first / 32 == half && c + i <= f) ? left[i] : it.H[c + i][f];
+          sums[half][i % 2] += entry * by[i];
+        }
+      }
+    }
   }
+#pragma unroll
+  for (int half = 0; half < halves; half++) product[half] = seat[half].taken ? sums[half][0] + sums[half][1] : 0;
 }

@@ -24,23 +24,23 @@ struct What {
   // What it makes of the inputs at `by`, nu for each stage.
   DEVICE float apply(const float *by) const {
     float total = 0;
-    by += first;
     if (m > 0) {
-      const float *G = condensed().G + row;
+      const float *G = condensed().G + row, *inputs = by + (sign == 0 ? first : 0);
 #pragma unroll
       for (int j = 0; j < most_columns; j += 2) {
         float2 g, v;
         if (pairs) {
           g = *(const float2 *)(G + j);
-          v = *(const float2 *)(by + j);
+          v = *(const float2 *)(inputs + j);
         } else {
-          g = make_float2(G[j], j + 1 < most_columns && j + 1 < count ? G[j + 1] : 0);
-          v = make_float2(by[j], j + 1 < most_columns && j + 1 < count ? by[j + 1] : 0);
+          bool second = j + 1 < most_columns && j + 1 < count;
+          g = make_float2(G[j], second ? G[j + 1] : 0);
+          v = make_float2(inputs[j], second ? inputs[j + 1] : 0);
         }
         if (same_columns || j < count) total += g.x * v.x + g.y * v.y;
       }
     }
-    return sign == 0 ? total : sign * by[0];
+    return sign == 0 ? total : sign * by[first];
   }
 };
 
@@ -298,10 +298,9 @@ DEVICE bool move_condensed(const Places &at, const Problem &of, const Tables &ta
   }
 #pragma unroll
   for (int half = 0; half < halves; half++) {
-    if (!seat[half].taken) continue;
-    course.way[half] += step * step_of_seat[half];
+    if (seat[half].taken) course.way[half] += step * step_of_seat[half];
     condensed().v[seat[half].f] = course.way[half];
-    table.point()[(seat[half].k + 1) * n + seat[half].c] += step * step_of_seat[half];
+    if (seat[half].taken) table.point()[(seat[half].k + 1) * n + seat[half].c] += step * step_of_seat[half];
   }
   float product[halves], cost = 0;
   times_hessian(seat, total, product);
