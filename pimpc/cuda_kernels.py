@@ -18,12 +18,18 @@ from pimpc.batching import on_shared_batches
 from pimpc.cuda_launch import launch
 from pimpc.problem import LTVProblem, Structure, bounds_inputs
 
-_FILES = ("memory.cuh", "warp.cuh", "riccati.cuh", "interior_point.cuh", "start.cuh", "condensed.cuh", "condensed_iterations.cuh", "solve.cuh", "kkt.cuh", "kernels.cu")
+_FILES = {
+    "solve": ("riccati.cuh", "sides.cuh", "interior_point.cuh", "start.cuh", "by_stages.cuh", "solve.cu"),
+    "condense": ("sides.cuh", "start.cuh", "condensed.cuh", "condensed_iterations.cuh", "solve.cu"),
+    "judge": ("riccati.cuh", "sides.cuh", "interior_point.cuh", "start.cuh", "kkt.cuh", "judge.cu"),
+    "roll": ("roll.cu",),
+}
 _FIELDS = ("A", "B", "e", "x0", "u_prev", "x_ref", "u_ref", "Q", "R", "S", "G", "h", "u_min", "u_max", "x_min", "x_max")
 _COLUMNS = 32  # inputs and states together: one for each lane of a warp
 _SIDES = 256  # bounds of a stage: eight to a lane, whose numbers are kept in registers
 _CHIP = 227 * 1024  # bytes of a multiprocessor for its blocks
 _BLOCK = 48 * 1024  # bytes that a block may have without asking
+_MOST_FREE = 63  # inputs of a problem whose states are eliminated: two rows for each lane, and one for the right-hand side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,23 +139,34 @@ def _fold(G: Float[Array, "N m nu"], structure: Structure) -> Float[Array, "N li
 
 def _solve(structure: Structure, settings: Settings, warm: bool, given: Any) -> list[Array]:
     arrays, runnable, known = given
-    batch = _batch(given)
-    sizes = _Sizes.of(arrays, structure, may_condense=True)
-    N, nx, nu, m = sizes.N, sizes.nx, sizes.nu, sizes.m
-    text = sizes.prelude(arrays, structure, settings, warm)
-    spread = [jnp.broadcast_to(v, (batch, *v.shape[1:])) for v in (runnable, *known)]
-    forces = [(N, max(m, 1)), (N, nu), (N, nx)]
-    floats = [(N, nu), *forces, *forces, (nu,)]
-    outputs = [jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for shape in floats]
-    outputs += [jax.ShapeDtypeStruct((batch,), jnp.int32)] * 2 + [sizes.scratch(batch)]
-    return launch("solve", text, [*_ordered(arrays), *spread], outputs)[:-1]
+    sizes = _Sizes.of(arrays, structure)
+    condensing = sizes._replace(condenses=True)
+
+    def solve(sizes: _Sizes, runnable: Array) -> list[Array]:
+        what, batch = "condense" if sizes.condenses else "solve", _batch(given)
+        N, nx, nu, m = sizes.N, sizes.nx, sizes.nu, sizes.m
+        spread = [jnp.broadcast_to(v, (batch, *v.shape[1:])) for v in (runnable, *known)]
+        forces = [(N, max(m, 1)), (N, nu), (N, nx)]
+        outputs = [jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for shape in [(N, nu), *forces, *forces, (nu,)]]
+        outputs += [jax.ShapeDtypeStruct((batch,), jnp.int32)] * 2 + [sizes.scratch(batch)]
+        text = sizes.text(what, arrays, structure, settings, warm)
+        return launch("solve", text, [*_ordered(arrays), *spread], outputs)[:-1]
+
+    if not condensing.short():
+        return solve(sizes, runnable)
+    short = solve(condensing, runnable)
+    if sizes.N * sizes.nu <= _MOST_FREE:
+        return short
+    done = short[-2] >= 0  # the iterations; where too many inputs are free the kernel leaves the problem to the other one
+    rest = solve(sizes, jnp.where(done, -1, runnable))
+    return [jnp.where(done.reshape(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(short, rest, strict=True)]
 
 
 def _judge(structure: Structure, given: Any) -> list[Array]:
     arrays, plan = given
     batch = _batch(given)
     sizes = _Sizes.of(arrays, structure)
-    text = sizes.prelude(arrays, structure, Settings(), warm=False)
+    text = sizes.text("judge", arrays, structure, Settings(), warm=False)
     spread = [jnp.broadcast_to(v, (batch, *v.shape[1:])) for v in plan]
     outputs = [jax.ShapeDtypeStruct((batch,), jnp.float32)] * 4 + [sizes.scratch(batch)]
     return launch("judge", text, [*_ordered(arrays), *spread], outputs)[:-1]
@@ -159,7 +176,7 @@ def _roll_out(given: Any) -> Array:
     arrays, u = given
     batch = _batch(given)
     sizes = _Sizes.of(arrays, Structure())
-    text = sizes.prelude(arrays, Structure(), Settings(), warm=False)
+    text = sizes.text("roll", arrays, Structure(), Settings(), warm=False)
     x = jax.ShapeDtypeStruct((batch, sizes.N + 1, sizes.nx), jnp.float32)
     return launch("roll", text, [*_ordered(arrays), jnp.broadcast_to(u, (batch, *u.shape[1:]))], [x])[0]
 
@@ -182,33 +199,39 @@ class _Sizes(NamedTuple):
     m: int
     lines: int
     bounded: int
-    may_condense: bool
+    condenses: bool = False  # eliminates the states
 
     @classmethod
-    def of(cls, arrays: dict[str, Array], structure: Structure, may_condense: bool = False) -> "_Sizes":
+    def of(cls, arrays: dict[str, Array], structure: Structure) -> "_Sizes":
         _, N, nx, nu = arrays["B"].shape
         m = arrays["h"].shape[-1] if "h" in arrays else 0
         bounds = ("u_min" in arrays or "u_max" in arrays) and not structure.pins_only
         confined = "x_min" in arrays or "x_max" in arrays
         lines = arrays["G"].shape[-2] if m else 0
-        return cls(N, nx, nu, m, lines, nx + nu if confined else nu if bounds else 0, may_condense)
+        return cls(N, nx, nu, m, lines, nx + nu if confined else nu if bounds else 0)
 
-    def condensed(self) -> int:
-        """The floats that eliminating the states needs (`condensed.cuh`); zero: too many stages, or bounds of states."""
-        if not self.may_condense or self.N > 16 or self.N * self.nu > 128 or self.bounded > self.nu:
+    def short(self) -> bool:
+        """Whether eliminating the states may be worth it: few stages, no bounds of states, and tables that fit on the chip."""
+        work, T, _ = self.bytes()
+        return self.N <= 16 and self.N * self.nu <= 2 * _MOST_FREE and self.bounded <= self.nu and work + T < _BLOCK
+
+    def room_condensed(self) -> int:
+        """How many numbers `Condensed` has, and some for its alignment; zero if the states stay."""
+        if not self.condenses:
             return 0
-        ns = 2 * self.bounded + self.m
-        sides, G = self.N * ns, self.N * (self.lines * self.nu + 4)
+        sides, G = self.N * (2 * self.bounded + self.m), self.N * (self.lines * self.nu + 4)
         forces = 1 if 2 * sides <= (self.nx + self.nu) * 36 else 2 * sides
-        return 64 * 68 + 63 * (self.nu + 1) + G + 4 * (sides + 1) + forces + self.N * self.nu + 64 + sides // 2 + 14
+        rows = _MOST_FREE + 1
+        H = rows * (rows + 4) + _MOST_FREE * (self.nu + 1)
+        return H + G + 4 * (sides + 1) + forces + self.N * self.nu + rows + sides // 2 + 14
 
     def bytes(self) -> tuple[int, int, int]:
-        """Of what the lanes share of a stage, of the swept Hessians, and of the other tables."""
+        """Of what the lanes share of a stage, of the Hessians, and of the other tables."""
         n, ns = self.nx + self.nu, 2 * self.bounded + self.m
         work = (n + self.nx) * 36 + max(self.lines, 1) * self.nu + self.nx**2 + 2 * ns + 100
-        stages = self.N * (self.nu + self.m + n)
-        rest = self.N * (n + 4 * ns + self.m + 1) + n + (0 if self.condensed() else stages)
-        return 4 * work, 4 * max(self.N * self.nu * n, self.condensed()), 16 * -(-rest // 4)
+        stages = 0 if self.condenses else self.N * (self.nu + self.m + n)
+        rest = self.N * (n + 4 * ns + self.m + 1) + n + stages
+        return 4 * work, 4 * (self.room_condensed() or self.N * self.nu * n), 16 * -(-rest // 4)
 
     def placement(self) -> tuple[int, int]:
         """How many kinds of tables are kept on the chip, and how many blocks then fit on a multiprocessor."""
@@ -216,7 +239,7 @@ class _Sizes(NamedTuple):
         one_T = 4 * self.nu * (self.nx + self.nu)
         for level, needs in ((2, work + T + rest), (1, work + T), (0, work + one_T)):
             fit = min(16, _CHIP // (needs + 1536))
-            if needs < _BLOCK and (fit >= 6 or level == 0 or self.condensed()):
+            if needs < _BLOCK and (fit >= 6 or level == 0 or self.condenses):
                 return level, fit
         raise AssertionError("what a stage needs fits on every chip")
 
@@ -226,15 +249,17 @@ class _Sizes(NamedTuple):
         length = {0: T + rest, 1: rest, 2: 4}[self.placement()[0]] // 4
         return jax.ShapeDtypeStruct((batch, length), jnp.float32)
 
-    def prelude(self, arrays: dict[str, Array], structure: Structure, settings: Settings, warm: bool) -> str:
-        """The constants that the kernels' text relies on."""
+    def text(
+        self, what: str, arrays: dict[str, Array], structure: Structure, settings: Settings, warm: bool
+    ) -> str:
+        """A kernel's text, after the constants that it relies on."""
         blocks = structure.blocks or ()
         level, fit = self.placement()
         integers = {
             "nx": self.nx, "nu": self.nu, "N": self.N, "m": self.m, "lines": self.lines, "nb": self.bounded,
             "blocks": len(blocks), "most_columns": max((c for _, c in blocks), default=self.nu),
             "tables_on_chip": level, "blocks_at_once": fit, "max_iterations": settings.max_iterations,
-            "room_condensed": self.condensed(),
+            "room_condensed": self.room_condensed(),
         }  # fmt: skip
         bounds = "u_min" in arrays or "u_max" in arrays
         flags = {f"has_{name}": name in arrays for name in ("u_min", "u_max", "x_min", "x_max")}
@@ -246,7 +271,6 @@ class _Sizes(NamedTuple):
             "same_columns": len(set(columns)) <= 1,
             "all_even": all(width % 2 == 0 for width in columns),
         }
-        flags |= {"condenses": self.condensed() > 0}
         flags |= {"bounds_inputs": bounds and not structure.pins_only, "warm_started": warm}
         names = ("tolerance", "boundary", "proximal", "trust")
         floats = {name: getattr(settings, name) for name in names} | {"start_share": settings.start}
@@ -256,9 +280,10 @@ class _Sizes(NamedTuple):
         for at, name in enumerate(("rows", "columns")):
             values = ", ".join(str(block[at]) for block in blocks) or "0"
             text.append(f"__device__ constexpr int block_{name}[] = {{{values}}};")
-        return "\n".join(text) + "\n" + _text()
+        return "\n".join([*text, _text(what)])
 
 
 @functools.cache
-def _text() -> str:
-    return "\n".join((Path(__file__).parent / "cuda" / name).read_text() for name in _FILES)
+def _text(what: str) -> str:
+    names = ("memory.cuh", "warp.cuh", "launched.cuh", *_FILES[what])
+    return "\n".join((Path(__file__).parent / "cuda" / name).read_text() for name in names)

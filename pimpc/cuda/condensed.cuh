@@ -24,7 +24,7 @@ struct Condensed {
   short place[N * ns + 1];  // k ns + side of each side
 };
 
-static_assert(!condenses || sizeof(Condensed) <= 4 * room_condensed, "Python has counted wrongly");
+static_assert(sizeof(Condensed) <= 4 * room_condensed, "Python has counted wrongly");
 
 DEVICE Condensed &condensed() { return *(Condensed *)T_here; }
 

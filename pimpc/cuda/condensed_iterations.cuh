@@ -105,6 +105,15 @@ DEVICE void unlist_sides(const Tables &table, int sides) {
   __syncwarp();
 }
 
+// What the sides push with before there are any: nothing, or the multipliers of a warm start.
+DEVICE void push_as_known(const Multipliers &known, bool any) {
+  for (int i = lane(); i < N * ns; i += 32) {
+    int k = i / ns, side = i - k * ns;
+    push_of_sides()[i] = warm_started && any && side >= nb ? multiplier_of(known, k, side) : 0;
+  }
+  __syncwarp();
+}
+
 // C' push for each seat.
 DEVICE void pull_seats(const Seat (&seat)[halves], float (&total)[halves]) {
 #pragma unroll
@@ -317,84 +326,92 @@ DEVICE bool move_condensed(const Places &at, const Problem &of, const Tables &ta
   return !good && scale + gap < INF;
 }
 
-// The start, from the first plan; whether there is anything to solve.
-DEVICE bool start_condensed(const Places &at, const Problem &of, const Tables &table, const Seat (&seat)[halves], int total,
-                            const float *u_near, const Multipliers &known, bool solvable, Course &course, Status &status,
-                            float &largest) {
-  Near near = {false, 0, INF};
-  float slope[halves], by[halves];
-  condense(of, table, seat, total);
-  slope_of_plan(of, table, seat, slope);
-  if (warm_started) {
-    for (int i = lane(); i < N * ns; i += 32) {
-      int k = i / ns, side = i - k * ns;
-      push_of_sides()[i] = side >= nb ? multiplier_of(known, k, side) : 0;
-    }
-    __syncwarp();
-    pull_seats(seat, by);
-#pragma unroll
-    for (int half = 0; half < halves; half++) slope[half] += by[half];
+// Puts G on the chip.
+DEVICE Problem with_G_here(const Problem &of) {
+  Problem here = of;
+  if (m == 0) return here;
+#pragma unroll 16
+  for (int i = lane(); i < N * lines * nu; i += 32) {
+    int k = i / (lines * nu);
+    condensed().G[k * LG + i - k * lines * nu] = of.G[i];
   }
-  renew(seat, total, false, slope);
-  factorize_all(total, by);
-  if (warm_started) {
-    near.excess = 0;
-#pragma unroll
-    for (int half = 0; half < halves; half++) near.excess += 0.5f * by[half] * by[half];
-    near.excess = sum(near.excess);
-    near.distance = near.excess + mismatch(of, table, known, near.any);
-    plan(of, table, nullptr);
-    slope_of_plan(of, table, seat, by);
-    solve_forth(by, total);
-  }
-  solve_back(by, total);
-#pragma unroll
-  for (int half = 0; half < halves; half++)
-    if (seat[half].taken) table.point()[(seat[half].k + 1) * n + seat[half].c] -= by[half];
   __syncwarp();
-  roll_out(of, table.point());
-  Survey found = start(at, of, table, u_near, known, near, status, largest);
-  if (!solvable) return false;
-  course.start_cost = found.cost;
-  course.floor = found.floor;
-  slope_of_plan(of, table, seat, course.start_slope);
-#pragma unroll
-  for (int half = 0; half < halves; half++) {
-    course.way[half] = 0;
-    course.slope[half] = course.start_slope[half];
-  }
-  return true;
+  here.G = condensed().G;
+  here.stride_G = LG;
+  return here;
 }
 
-// As `solve_by_stages`, for a problem of which `total` inputs are free.
-DEVICE int solve_condensed(const Places &at, const Problem &of, const Tables &table, const float *u_near,
-                           const Multipliers &known, bool solvable, int total, Status &status, float &largest) {
+// Solves the problem; returns after how many iterations, or -1 if too many inputs are free, and whether there was an answer to
+// look for. What a turn does is decided as it runs: the text of each kind apart would not fit in the processor's caches.
+DEVICE int solve_problem(const Places &at, const Problem &given, const Tables &table, const float *u_near,
+                         const Multipliers &known, bool runnable, bool &empty, float &largest) {
+  Problem of = with_G_here(given);
+  Status status;
+  plan(of, table, warm_started ? u_near : nullptr);
+  empty = measure(at, of, table, status.count);
+  bool solvable = runnable && !empty;
+  if (!solvable) largest = 0;
+  int total = list_free(table);
+  if (total > most_free) return -1;
   Seat seat[halves];
 #pragma unroll
   for (int half = 0; half < halves; half++) seat[half] = seat_of(table, half, total);
+  condense(of, table, seat, total);
+  Near near = {false, 0, INF};
   Course course;
-  if (!start_condensed(at, of, table, seat, total, u_near, known, solvable, course, status, largest)) return 0;
-  int sides = list_sides(at, of, table), turn = 0;
-  for (bool go = true; go && turn < max_iterations; turn++) {
-    float push[halves], by[halves];
-    weigh_sides(table, sides);
-    pull_seats(seat, push);
+  int sides = 0;
+  // Turns: what a warm start lacks, the unconstrained optimum, and then iterations.
+  for (int turn = warm_started ? -2 : -1; turn < max_iterations; turn++) {
+    float right[halves], step[halves];
+    if (turn <= 0) slope_of_plan(of, table, seat, course.slope);
+    if (turn == 0) {
+      sides = list_sides(at, of, table);
 #pragma unroll
-    for (int half = 0; half < halves; half++) push[half] = -(course.slope[half] + push[half]);
-    renew(seat, total, true, push);
-    factorize_all(total, by);
-    solve_back(by, total);
-    spread(seat, by);
-    look_ahead(table, sides, false, status);
-    pull_seats(seat, push);
-    solve_forth(push, total);
-    solve_back(push, total);
+      for (int half = 0; half < halves; half++) {
+        course.way[half] = 0;
+        course.start_slope[half] = course.slope[half];
+      }
+    }
+    if (turn >= 0) weigh_sides(table, sides);
+    else push_as_known(known, turn == -2);
+    pull_seats(seat, right);
 #pragma unroll
-    for (int half = 0; half < halves; half++) by[half] -= push[half];
-    spread(seat, by);
-    look_ahead(table, sides, true, status);
-    go = move_condensed(at, of, table, seat, total, sides, by, course, status);
+    for (int half = 0; half < halves; half++) right[half] = -(course.slope[half] + right[half]);
+    renew(seat, total, turn >= 0, right);
+    factorize_all(total, right);
+    if (warm_started && turn == -2) {
+      near.excess = sum(0.5f * (right[0] * right[0] + right[1] * right[1]));
+      near.distance = near.excess + mismatch(of, table, known, near.any);
+      plan(of, table, nullptr);
+      continue;
+    }
+    for (int pass = 0; pass < (turn < 0 ? 1 : 2); pass++) {
+      if (pass > 0) {
+        pull_seats(seat, right);
+        solve_forth(right, total);
+      }
+      solve_back(right, total);
+#pragma unroll
+      for (int half = 0; half < halves; half++) step[half] = pass > 0 ? step[half] - right[half] : right[half];
+      spread(seat, step);
+      if (turn >= 0) look_ahead(table, sides, pass > 0, status);
+    }
+    if (turn >= 0) {
+      if (move_condensed(at, of, table, seat, total, sides, step, course, status)) continue;
+      unlist_sides(table, sides);
+      return turn + 1;
+    }
+    for (int i = lane(); i < N * nu; i += 32) {
+      int k = i / nu;
+      table.point()[(k + 1) * n + i - k * nu] += condensed().step[i];
+    }
+    __syncwarp();
+    roll_out(of, table.point());
+    Survey found = start(at, of, table, u_near, known, near, status, largest);
+    if (!solvable) return 0;
+    course.start_cost = found.cost;
+    course.floor = found.floor;
   }
-  unlist_sides(table, sides);
-  return turn;
+  if (max_iterations > 0) unlist_sides(table, sides);
+  return max_iterations;
 }

@@ -32,20 +32,6 @@ DEVICE void sides_of(const Problem &of, const Tables &table, int k, Side (&sides
 
 enum Slope { of_the_cost, of_the_lagrangian, of_the_barrier };
 
-// Signed multipliers, positive at the upper bound: of the rows of G, of the inputs, of the states. Those of what is no side
-// count as zero if `delta` says what is one.
-struct Multipliers {
-  const float *rows, *inputs, *states, *delta;
-};
-
-DEVICE float multiplier_of(const Multipliers &of, int k, int side) {
-  int c = side < nb ? side : side - nb, i = k * ns + side;
-  if (side >= 2 * nb) return m == 0 || (of.delta && of.delta[i] <= 0) ? 0 : of.rows[k * m + side - 2 * nb];
-  if (of.delta && of.delta[i] <= 0 && of.delta[side < nb ? i + nb : i - nb] <= 0) return 0;
-  if (c < nu) return bounds_inputs ? of.inputs[k * nu + c] : 0;
-  return of.states[k * nx + c - nu];
-}
-
 // Back over the stages with Hessians and a gradient, or with the gradient alone where the Hessians are known.
 // Returns by how much the minimum is lower.
 DEVICE float backward(const Places &at, const Problem &of, const Tables &table, Slope slope_of, bool with_hessians,
@@ -126,16 +112,6 @@ DEVICE void take_newton_step(const Problem &of, const Tables &table) {
   }
   __syncwarp();
 }
-
-// What the passes of an iteration tell each other.
-struct Status {
-  float unbalanced;  // what the gradient of the Lagrangian may still cost
-  float count;       // of the sides
-  float least;       // below it, the size of an input counts as this
-  float centre;      // what s z is aimed at
-  float step;
-  float size[chunks + 1];  // of the lane's sides that are rows: the most that their terms amount to in a stage
-};
 
 // Forth over the stages: the predictor's step, or the corrector's, which is the whole.
 DEVICE void advance(const Places &at, const Problem &of, const Tables &table, bool corrector, Status &status) {

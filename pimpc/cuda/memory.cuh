@@ -35,32 +35,30 @@ struct Problem {
 
 // What the passes over the stages leave for each other. A stage's T, nu x n, the first rows of its swept Hessian, is in
 // `T_here` while it is worked on, and stays there if there is room for all; and so do the other tables in `rest_here`.
-// What only the recursions over the stages need makes room for what `condensed.cuh` needs, if a problem may go either way.
+// A kernel that condenses (`condensed.cuh`) has other needs there, and none for the last three tables.
 constexpr int table_T = N * nu * n;
 constexpr int at_s = (N + 1) * n, at_z = at_s + N * ns, at_delta = at_z + N * ns, at_change = at_delta + N * ns;
-constexpr int at_at = at_change + N * ns, at_free = at_at + N * m, at_t = condenses ? 0 : at_free + N;
-constexpr int at_climb = at_t + N * nu, at_move = at_climb + N * m, end_of_stages = at_move + N * n;
-constexpr int table_rest = ((condenses ? at_free + N : end_of_stages) + 3) / 4 * 4;
+constexpr int at_at = at_change + N * ns, at_free = at_at + N * m, at_t = at_free + N;
+constexpr int at_climb = at_t + N * nu, at_move = at_climb + N * m, end_of_tables = at_move + N * n;
+constexpr int table_rest = ((room_condensed > 0 ? at_t : end_of_tables) + 3) / 4 * 4;
 constexpr int room_T = (tables_on_chip >= 1 ? table_T : nu * n) + 32;  // the last row may be read on
-constexpr int room_stages = room_T + (condenses ? end_of_stages : 0);
 
-__shared__ __align__(16) float T_here[room_condensed > room_stages ? room_condensed : room_stages];
+__shared__ __align__(16) float T_here[room_condensed > 0 ? room_condensed : room_T];
 __shared__ float rest_here[tables_on_chip >= 2 ? table_rest : 1];
 
 struct Tables {
   float *far;  // in the other memory
 
   DEVICE float *rest() const { return tables_on_chip >= 2 ? rest_here : far; }
-  DEVICE float *stages() const { return condenses ? T_here + room_T : rest(); }
-  DEVICE float *t() const { return stages() + at_t; }                      // nu: swept linear terms
+  DEVICE float *t() const { return rest() + at_t; }                        // nu: swept linear terms
   DEVICE float *point() const { return rest(); }                           // n: (u_{k-1}, x_k), for N + 1 stages
   DEVICE float *s() const { return rest() + at_s; }                        // ns: slacks
   DEVICE float *z() const { return rest() + at_z; }                        // ns: forces
   DEVICE float *delta() const { return rest() + at_delta; }                // ns: the proximal term; 0 marks what is no side
   DEVICE float *change() const { return rest() + at_change; }              // ns: ds dz of the predictor, then dz
   DEVICE float *at() const { return rest() + at_at; }                      // m: G_k u_k
-  DEVICE float *climb() const { return stages() + at_climb; }              // m: G_k du_k
-  DEVICE float *move() const { return stages() + at_move; }                // n: (du_k, dx_{k+1})
+  DEVICE float *climb() const { return rest() + at_climb; }                // m: G_k du_k
+  DEVICE float *move() const { return rest() + at_move; }                  // n: (du_k, dx_{k+1})
   DEVICE unsigned *free() const { return (unsigned *)(rest() + at_free); }  // bits of the inputs that may move
   DEVICE float *T(int k) const { return T_here + (tables_on_chip >= 1 ? k * nu * n : 0); }
   DEVICE float *far_T(int k) const { return far + table_rest + k * nu * n; }

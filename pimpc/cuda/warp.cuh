@@ -226,8 +226,15 @@ DEVICE float ahead(const float (&ba)[nx], float here) {
   return __shfl_sync(ALL, next, lane() < nu ? 0 : lane() - nu);
 }
 
-// Rolls out the inputs in the table of points.
-DEVICE void roll_out(const Problem &of, float *point) {
+// Rolls out the inputs in the table of points. Called from several places: once is enough of it in the caches.
+__device__ __noinline__ void roll_out_from(const float *A, const float *B, const float *e, const float *x0, const float *u_prev,
+                                           float *point) {
+  Problem of;
+  of.A = A;
+  of.B = B;
+  of.e = e;
+  of.x0 = x0;
+  of.u_prev = u_prev;
   int c = lane();
   bool state = c >= nu && c < n;
   if (c < n) point[c] = c < nu ? of.u_prev[c] : of.x0[c - nu];
@@ -243,3 +250,5 @@ DEVICE void roll_out(const Problem &of, float *point) {
   }
   __syncwarp();
 }
+
+DEVICE void roll_out(const Problem &of, float *point) { roll_out_from(of.A, of.B, of.e, of.x0, of.u_prev, point); }

@@ -1,0 +1,33 @@
+// The whole of a solve by recursions over the stages.
+
+// Solves the problem in the tables; returns after how many iterations, and whether there was an answer to look for.
+DEVICE int solve_problem(const Places &at, const Problem &of, const Tables &table, const float *u_near,
+                         const Multipliers &known, bool runnable, bool &empty, float &largest) {
+  Status status;
+  plan(of, table, warm_started ? u_near : nullptr);
+  empty = measure(at, of, table, status.count);
+  bool solvable = runnable && !empty;
+  if (!solvable) largest = 0;
+  Near near = {false, 0, INF};
+  // Turns: what a warm start lacks, the unconstrained optimum, and then iterations.
+  for (int turn = warm_started ? -2 : -1; turn < max_iterations; turn++) {
+    Slope slope = turn >= 0 ? of_the_barrier : turn == -1 ? of_the_cost : of_the_lagrangian;
+    float saved = backward(at, of, table, slope, turn != -1 || !warm_started, known);
+    if (turn == -2) {
+      near.excess = saved;
+      near.distance = saved + mismatch(of, table, known, near.any);
+      plan(of, table, nullptr);
+    } else if (turn == -1) {
+      take_newton_step(of, table);
+      start(at, of, table, u_near, known, near, status, largest);
+      if (!solvable) return 0;
+    } else {
+      for (int pass = 0; pass < 2; pass++) {
+        if (pass > 0) correct(at, of, table, status);
+        advance(at, of, table, pass > 0, status);
+      }
+      if (!move(of, table, status)) return turn + 1;
+    }
+  }
+  return max_iterations;
+}
