@@ -142,13 +142,13 @@ DEVICE void advance(const Places &at, const Problem &of, const Tables &table, bo
     if (corrector && c < n) table.move()[k * n + c] = before;
     float climb[chunks + 1];
 #pragma unroll
-    for (int i = 0; i < chunks; i++) climb[i] = climb_of(at, i);
+    for (int i = 0; i < chunks; i++) climb[i] = climb_of(at, i, work.G);
     __syncwarp();
     if (!corrector) {
       if (c < nu) work.v[c] = u;
       __syncwarp();
 #pragma unroll
-      for (int i = 0; i < chunks; i++) status.size[i] = fmaxf(status.size[i], reach_of(at, i, status.least));
+      for (int i = 0; i < chunks; i++) status.size[i] = fmaxf(status.size[i], reach_of(at, i, work.G, status.least));
     }
 #pragma unroll
     for (int i = 0; i < chunks; i++) {

@@ -32,7 +32,7 @@ DEVICE Judgement judge_plan(const Places &at, const Problem &of, const Tables &t
     load_BA(of, k, ba);
     float value = c < n ? table.point()[(k + 1) * n + c] : 0, before = c >= nu && c < n ? table.point()[k * n + c] : 0;
     float by_input = ahead(ba, c < nu ? value : 0), by_state = ahead(ba, before);
-    load_G(of, k);
+    const float *G = load_G(of, k);
     work.v[c] = c < nu ? value : 0;
     odd += value - value;
     float low = -INF, high = INF;
@@ -56,9 +56,9 @@ DEVICE Judgement judge_plan(const Places &at, const Problem &of, const Tables &t
     for (int i = 0; i < chunks; i++) {
       int side = c + 32 * i;
       if (side < 2 * nb || side >= ns) continue;
-      float climb = climb_of(at, i), limit = limit_of(of, k, side), force = multiplier_of(known, k, side);
+      float climb = climb_of(at, i, G), limit = limit_of(of, k, side), force = multiplier_of(known, k, side);
       excess[i] = fmaxf(excess[i], climb - limit);
-      sizes[i] = fmaxf(fmaxf(sizes[i], finite_size(limit)), reach_of(at, i, found.least));
+      sizes[i] = fmaxf(fmaxf(sizes[i], finite_size(limit)), reach_of(at, i, G, found.least));
       if (force > 0) gap += force * fabsf(limit - climb);
       if (force < 0) gap = INF;  // rows have no lower bound
     }

@@ -1,12 +1,12 @@
 // Where `pimpc.interior_point` starts: the unconstrained optimum, or a warm start that is nearer to the optimum, with
 // centred slacks and forces (see `pimpc.centring`).
 
-// How far a unit of force moves a side, inputs yielding as the Hessian's diagonal says: Work::u. Needs Work::G.
-DEVICE float compliance_of(const Places &at, const Problem &of, int k, int i) {
+// How far a unit of force moves a side, inputs yielding as the Hessian's diagonal says: Work::u.
+DEVICE float compliance_of(const Places &at, const Problem &of, int k, int i, const float *G) {
   int side = lane() + 32 * i;
   if (side >= 2 * nb) {
     float total = 0;
-    const float *row = work.G + at.row[i], *by = work.u + at.first[i];
+    const float *row = G + at.row[i], *by = work.u + at.first[i];
     if (m > 0) {
 #pragma unroll
       for (int j = 0; j < most_columns; j++)
@@ -67,20 +67,20 @@ DEVICE bool measure(const Places &at, const Problem &of, const Tables &table, fl
     if (c == 0) table.free()[k] = free;
     work.u[c] = stage.give();
     work.v[c] = c < nu ? table.point()[(k + 1) * n + c] : 0;
-    load_G(of, k);
+    const float *G = load_G(of, k);
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < chunks; i++) {
       int side = c + 32 * i;
       if (side >= ns) continue;
-      float give = compliance_of(at, of, k, i), limit = stage.limit[i];
+      float give = compliance_of(at, of, k, i, G), limit = stage.limit[i];
       bool has = give > 0 && limit < INF;
       table.delta()[k * ns + side] = has ? give / proximal : 0;
       count += has ? 1 : 0;
-      if (side >= 2 * nb) table.at()[k * m + side - 2 * nb] = climb_of(at, i);
+      if (side >= 2 * nb) table.at()[k * m + side - 2 * nb] = climb_of(at, i, G);
       if (give <= 0 && limit < INF) {
-        float value = side < 2 * nb ? value_of(table.point() + (k + 1) * n, table.at(), side) : climb_of(at, i);
-        float reach = side < 2 * nb ? fabsf(value) : reach_of(at, i, 0);
+        float value = side < 2 * nb ? value_of(table.point() + (k + 1) * n, table.at(), side) : climb_of(at, i, G);
+        float reach = side < 2 * nb ? fabsf(value) : reach_of(at, i, G, 0);
         contradiction |= value - limit - tolerance * (reach + fabsf(limit)) > 0;
       }
       // The limits of a column's two sides: -lower and upper.
@@ -109,7 +109,7 @@ DEVICE Survey survey(const Places &at, const Problem &of, const Tables &table) {
     Column column = next;
     next = column_of(of, table.point(), k + 1 < N ? k + 1 : k);
     work.v[c] = c < nu ? column.value : 0;
-    load_G(of, k);
+    const float *G = load_G(of, k);
     float off = column.value - column.reference, by = c < nu ? column.value - column.before : 0;
     cost += 0.5f * (column.weight * off * off + column.rate * by * by);
     terms += fabsf(column.weight) * (column.value * column.value + column.reference * column.reference);
@@ -124,7 +124,7 @@ DEVICE Survey survey(const Places &at, const Problem &of, const Tables &table) {
     for (int i = 0; i < chunks; i++) {
       int side = c + 32 * i;
       if (side >= ns) continue;
-      float climb = climb_of(at, i), delta = table.delta()[k * ns + side];
+      float climb = climb_of(at, i, G), delta = table.delta()[k * ns + side];
       if (side >= 2 * nb) table.at()[k * m + side - 2 * nb] = climb;
       float value = value_of(table.point() + (k + 1) * n, table.at() + k * m, side);
       if (side >= 2 * nb) value = climb;
@@ -135,7 +135,7 @@ DEVICE Survey survey(const Places &at, const Problem &of, const Tables &table) {
         delta = fmaxf(delta, table.delta()[k * ns + side + nb]);
       }
       if (side >= nb && side < 2 * nb) delta = 0;
-      float span = fmaxf(side < 2 * nb ? fabsf(value) : reach_of(at, i, 0), outside);
+      float span = fmaxf(side < 2 * nb ? fabsf(value) : reach_of(at, i, G, 0), outside);
       if (delta > 0) energy += span * span / (delta * proximal);
     }
   }

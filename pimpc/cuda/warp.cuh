@@ -127,10 +127,10 @@ struct Columns {
 };
 
 // The side's row of G times Work::v; 0 for a side that is no row.
-DEVICE float climb_of(const Places &at, int i) {
+DEVICE float climb_of(const Places &at, int i, const float *G) {
   float total = 0;
   if (m == 0) return 0;
-  const float *row = work.G + at.row[i], *by = work.v + at.first[i];
+  const float *row = G + at.row[i], *by = work.v + at.first[i];
   if (pairs) {
 #pragma unroll
     for (int j = 0; j < most_columns; j += 2) {
@@ -146,10 +146,10 @@ DEVICE float climb_of(const Places &at, int i) {
 }
 
 // The same of absolute values, those of the inputs at least `least`.
-DEVICE float reach_of(const Places &at, int i, float least) {
+DEVICE float reach_of(const Places &at, int i, const float *G, float least) {
   float total = 0;
   if (m == 0) return 0;
-  const float *row = work.G + at.row[i], *by = work.v + at.first[i];
+  const float *row = G + at.row[i], *by = work.v + at.first[i];
 #pragma unroll
   for (int j = 0; j < most_columns; j++)
     if (same_columns || j < at.count[i]) total += fabsf(row[j]) * fmaxf(fabsf(by[j]), least);
