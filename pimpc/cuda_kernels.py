@@ -150,7 +150,7 @@ def _solve(structure: Structure, settings: Settings, warm: bool, given: Any) -> 
         outputs = [jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for shape in [(N, nu), *forces, *forces, (nu,)]]
         outputs += [jax.ShapeDtypeStruct((batch,), jnp.int32)] * 2 + [sizes.scratch(batch)]
         text = sizes.text(what, arrays, structure, settings, warm)
-        return launch("solve", text, [*_ordered(arrays), *spread], outputs)[:-1]
+        return launch("solve", text, [*_ordered(arrays), *spread], outputs, sizes.dynamic())[:-1]
 
     if not condensing.short():
         return solve(sizes, runnable)
@@ -212,18 +212,24 @@ class _Sizes(NamedTuple):
 
     def short(self) -> bool:
         """Whether eliminating the states may be worth it: few stages, no bounds of states, and tables that fit on the chip."""
-        work, T, _ = self.bytes()
-        return self.N <= 16 and self.N * self.nu <= 2 * _MOST_FREE and self.bounded <= self.nu and work + T < _BLOCK
+        few = self.N <= 16 and self.N * self.nu <= 2 * _MOST_FREE and self.bounded <= self.nu
+        return few and sum(self.bytes()) < _CHIP // 3
 
     def room_condensed(self) -> int:
         """How many numbers `Condensed` has, and some for its alignment; zero if the states stay."""
         if not self.condenses:
             return 0
-        sides, G = self.N * (2 * self.bounded + self.m), self.N * (self.lines * self.nu + 4)
-        forces = 1 if 2 * sides <= (self.nx + self.nu) * 36 else 2 * sides
-        rows = _MOST_FREE + 1
-        H = rows * (rows + 4) + _MOST_FREE * (self.nu + 1)
-        return H + G + 4 * (sides + 1) + forces + self.N * self.nu + rows + sides // 2 + 14
+        N, nx, nu, rows, sides = self.N, self.nx, self.nu, _MOST_FREE + 1, self.N * (2 * self.bounded + self.m)
+        H = rows * (rows + 4) + _MOST_FREE * (nu + 1)
+        forces = 1 if 2 * sides <= (nx + nu) * 36 else 2 * sides
+        problem = N * (self.lines * nu + 4 + nx * (nx + nu + 3) + 5 * nu + self.m)
+        return -(-(H + forces + problem + 4 * (sides + 1) + sides // 2 + N * nu + rows + 20) // 4) * 4
+
+    def dynamic(self) -> int:
+        """The bytes on the chip that a launch has to ask for, which it does by more than is usual or not at all."""
+        work, T, rest = self.bytes()
+        asked = T + rest if self.condenses else 0
+        return asked if work + asked < _BLOCK else max(asked, _BLOCK + 16)
 
     def bytes(self) -> tuple[int, int, int]:
         """Of what the lanes share of a stage, of the Hessians, and of the other tables."""
@@ -237,9 +243,11 @@ class _Sizes(NamedTuple):
         """How many kinds of tables are kept on the chip, and how many blocks then fit on a multiprocessor."""
         work, T, rest = self.bytes()
         one_T = 4 * self.nu * (self.nx + self.nu)
+        if self.condenses:
+            return 2, _CHIP // (work + T + rest + 1536)
         for level, needs in ((2, work + T + rest), (1, work + T), (0, work + one_T)):
             fit = min(16, _CHIP // (needs + 1536))
-            if needs < _BLOCK and (fit >= 6 or level == 0 or self.condenses):
+            if needs < _BLOCK and (fit >= 6 or level == 0):
                 return level, fit
         raise AssertionError("what a stage needs fits on every chip")
 

@@ -15,7 +15,9 @@ from jaxtyping import Array
 _TARGET = "triton_kernel_call_ffi"
 
 
-def launch(kernel: str, source: str, arguments: list[Array], results: list[jax.ShapeDtypeStruct]) -> list[Array]:
+def launch(
+    kernel: str, source: str, arguments: list[Array], results: list[jax.ShapeDtypeStruct], shared: int = 0
+) -> list[Array]:
     """Runs a kernel with a block of one warp for each index of the results' first axis.
 
     Args:
@@ -23,23 +25,24 @@ def launch(kernel: str, source: str, arguments: list[Array], results: list[jax.S
         source: CUDA C, in which it is `extern "C"` and takes pointers to the arguments and then to the results.
         arguments: Arrays.
         results: Their shapes and types; what the kernel does not write is undefined.
+        shared: Bytes on the chip that a block has beside those that its text declares.
 
     Returns:
         The results.
     """
     capability = jax.devices("gpu")[0].compute_capability
-    call = _call(kernel, source, capability, results[0].shape[0], len(arguments) + len(results))
+    call = _call(kernel, source, capability, results[0].shape[0], len(arguments) + len(results), shared)
     # The launcher's handler is registered by jaxlib itself, under this name.
     return list(jax.ffi.ffi_call(_TARGET, results)(*arguments, opaque=call))
 
 
 @functools.cache
-def _call(kernel: str, source: str, capability: str, blocks: int, arrays: int) -> bytes:
+def _call(kernel: str, source: str, capability: str, blocks: int, arrays: int, shared: int) -> bytes:
     """What the launcher is told."""
     from jaxlib import gpu_triton
 
     number = int(capability.replace(".", ""))
-    it = gpu_triton.TritonKernel(kernel, 1, 1, 0, compile_ptx(source, number), "", number)
+    it = gpu_triton.TritonKernel(kernel, 1, 1, shared, compile_ptx(source, number), "", number)
     parameters = [gpu_triton.create_array_parameter(0, 16)] * arrays
     return zlib.compress(gpu_triton.TritonKernelCall(it, blocks, 1, 1, parameters).to_proto(kernel, b""))
 

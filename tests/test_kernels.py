@@ -29,7 +29,7 @@ def on_cpu(monkeypatch):
     """Lets launches run here; returns a switch that reverses the order in which lanes run."""
     order = {"reverse": False}
 
-    def launch(kernel, source, arguments, results):
+    def launch(kernel, source, arguments, results, shared=0):
         def run(*arrays):
             kernels = cuda_on_cpu.compile_kernels(source, (kernel,), {})
             shapes = [(of.shape, of.dtype) for of in results]

@@ -19,6 +19,8 @@ struct Condensed {
   float forces[forces_in_work ? 1 : 2 * N * ns];
   __align__(16) float step[N * nu];
   __align__(16) float v[rows_of_H];  // the way from the start, or a solution in the making
+  float A[N * nx * nx], B[N * nx * nu], e[N * nx], x_ref[N * nx], Q[N * nx], u_ref[N * nu], R[N * nu], S[N * nu];
+  float h[N * m + 1], u_min[has_u_min ? N * nu : 1], u_max[has_u_max ? N * nu : 1];
   int spot[most_free];  // k nu + c of each free input
   int what[N * ns + 1];
   short place[N * ns + 1];  // k ns + side of each side
@@ -26,7 +28,7 @@ struct Condensed {
 
 static_assert(sizeof(Condensed) <= 4 * room_condensed, "Python has counted wrongly");
 
-DEVICE Condensed &condensed() { return *(Condensed *)T_here; }
+DEVICE Condensed &condensed() { return *(Condensed *)condensed_here; }
 
 // What the sides push with and how stiff they are, ns for each stage. Condensing is over before they are needed.
 DEVICE float *push_of_sides() { return forces_in_work ? &work.X[0][0] : condensed().forces; }

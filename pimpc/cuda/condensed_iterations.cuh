@@ -326,48 +326,51 @@ DEVICE bool move_condensed(const Places &at, const Problem &of, const Tables &ta
   return !good && scale + gap < INF;
 }
 
-// Asks for a problem's numbers, all at once, before the first of them is waited for.
-DEVICE void prefetch(const float *from, int count) {
+// Copies numbers to the chip; they are there after `arrive`.
+DEVICE void bring(float *to, const float *from, int count) {
+  for (int i = lane(); i < count; i += 32) {
 #ifdef __CUDA_ARCH__
-  for (int i = 32 * lane(); i < count; i += 32 * 32) asm volatile("prefetch.global.L2 [%0];" ::"l"(from + i));
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"((unsigned)__cvta_generic_to_shared(to + i)), "l"(from + i));
+#else
+    to[i] = from[i];
 #endif
-}
-
-DEVICE void prefetch_problem(const Problem &of) {
-  prefetch(of.A, N * nx * nx);
-  prefetch(of.B, N * nx * nu);
-  prefetch(of.e, N * nx);
-  prefetch(of.Q, N * nx);
-  prefetch(of.R, N * nu);
-  prefetch(of.S, N * nu);
-  prefetch(of.x_ref, N * nx);
-  prefetch(of.u_ref, N * nu);
-  if (m > 0) prefetch(of.h, N * m);
-  if (has_u_min) prefetch(of.u_min, N * nu);
-  if (has_u_max) prefetch(of.u_max, N * nu);
-}
-
-// Puts G on the chip.
-DEVICE Problem with_G_here(const Problem &of) {
-  Problem here = of;
-  if (m == 0) return here;
-#pragma unroll 16
-  for (int i = lane(); i < N * lines * nu; i += 32) {
-    int k = i / (lines * nu);
-    condensed().G[k * LG + i - k * lines * nu] = of.G[i];
   }
+}
+
+DEVICE void arrive() {
+#ifdef __CUDA_ARCH__
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
   __syncwarp();
-  here.G = condensed().G;
-  here.stride_G = LG;
-  return here;
+}
+
+// The problem on the chip, all of it asked for before anything is waited for.
+DEVICE Problem bring_problem(const Problem &from) {
+  Condensed &it = condensed();
+  bring(it.A, from.A, N * nx * nx);
+  bring(it.B, from.B, N * nx * nu);
+  bring(it.e, from.e, N * nx);
+  bring(it.x_ref, from.x_ref, N * nx);
+  bring(it.Q, from.Q, N * nx);
+  bring(it.u_ref, from.u_ref, N * nu);
+  bring(it.R, from.R, N * nu);
+  bring(it.S, from.S, N * nu);
+  if (m > 0) {
+    bring(it.h, from.h, N * m);
+    for (int k = 0; k < N; k++) bring(it.G + k * LG, from.G + k * lines * nu, lines * nu);
+  }
+  if (has_u_min) bring(it.u_min, from.u_min, N * nu);
+  if (has_u_max) bring(it.u_max, from.u_max, N * nu);
+  arrive();
+  return {LG, it.A, it.B, it.e, from.x0, from.u_prev, it.x_ref, it.u_ref, it.Q, it.R, it.S, it.G, it.h, it.u_min, it.u_max,
+          nullptr, nullptr, nullptr};
 }
 
 // Solves the problem; returns after how many iterations, or -1 if too many inputs are free, and whether there was an answer to
 // look for. What a turn does is decided as it runs: the text of each kind apart would not fit in the processor's caches.
 DEVICE int solve_problem(const Places &at, const Problem &given, const Tables &table, const float *u_near,
                          const Multipliers &known, bool runnable, bool &empty, float &largest) {
-  prefetch_problem(given);
-  Problem of = with_G_here(given);
+  Problem of = bring_problem(given);
   Status status;
   plan(of, table, warm_started ? u_near : nullptr);
   empty = measure(at, of, table, status.count);

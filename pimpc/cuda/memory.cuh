@@ -43,13 +43,21 @@ constexpr int at_climb = at_t + N * nu, at_move = at_climb + N * m, end_of_table
 constexpr int table_rest = ((room_condensed > 0 ? at_t : end_of_tables) + 3) / 4 * 4;
 constexpr int room_T = (tables_on_chip >= 1 ? table_T : nu * n) + 32;  // the last row may be read on
 
-__shared__ __align__(16) float T_here[room_condensed > 0 ? room_condensed : room_T];
-__shared__ float rest_here[tables_on_chip >= 2 ? table_rest : 1];
+__shared__ __align__(16) float T_here[room_condensed > 0 ? 4 : room_T];
+#ifdef __CUDA_ARCH__
+extern __shared__ float4 condensed_here[];  // as much as is asked for at the launch
+#else
+__shared__ float4 condensed_here[(room_condensed + table_rest) / 4];
+#endif
+__shared__ float rest_here[room_condensed == 0 && tables_on_chip >= 2 ? table_rest : 1];
 
 struct Tables {
   float *far;  // in the other memory
 
-  DEVICE float *rest() const { return tables_on_chip >= 2 ? rest_here : far; }
+  DEVICE float *rest() const {
+    if (room_condensed > 0) return (float *)condensed_here + room_condensed;
+    return tables_on_chip >= 2 ? rest_here : far;
+  }
   DEVICE float *t() const { return rest() + at_t; }                        // nu: swept linear terms
   DEVICE float *point() const { return rest(); }                           // n: (u_{k-1}, x_k), for N + 1 stages
   DEVICE float *s() const { return rest() + at_s; }                        // ns: slacks
