@@ -370,6 +370,9 @@ DEVICE Problem bring_problem(const Problem &from) {
 // look for. What a turn does is decided as it runs: the text of each kind apart would not fit in the processor's caches.
 DEVICE int solve_problem(const Places &at, const Problem &given, const Tables &table, const float *u_near,
                          const Multipliers &known, bool runnable, bool &empty, float &largest) {
+  int inputs = 0;
+  for (int i = lane(); i < N * nu; i += 32) inputs += !is_fixed(given, 0, i);
+  if (sum(inputs) > most_free) return -1;
   Problem of = bring_problem(given);
   Status status;
   plan(of, table, warm_started ? u_near : nullptr);
@@ -377,7 +380,6 @@ DEVICE int solve_problem(const Places &at, const Problem &given, const Tables &t
   bool solvable = runnable && !empty;
   if (!solvable) largest = 0;
   int total = list_free(table);
-  if (total > most_free) return -1;
   Seat seat[halves];
 #pragma unroll
   for (int half = 0; half < halves; half++) seat[half] = seat_of(table, half, total);
