@@ -20,7 +20,10 @@ from pimpc.problem import LTVProblem, Structure, bounds_inputs
 
 _FILES = {
     "solve": ("riccati.cuh", "sides.cuh", "interior_point.cuh", "start.cuh", "by_stages.cuh", "solve.cu"),
-    "condense": ("sides.cuh", "start.cuh", "condensed.cuh", "condensed_iterations.cuh", "solve.cu"),
+    "condense": (
+        *("sides.cuh", "start.cuh", "condensed.cuh", "condense.cuh", "cholesky.cuh", "condensed_sides.cuh"),
+        *("condensed_iterations.cuh", "solve.cu"),
+    ),
     "judge": ("riccati.cuh", "sides.cuh", "interior_point.cuh", "start.cuh", "kkt.cuh", "judge.cu"),
     "roll": ("roll.cu",),
 }
@@ -29,7 +32,9 @@ _COLUMNS = 32  # inputs and states together: one for each lane of a warp
 _SIDES = 256  # bounds of a stage: eight to a lane, whose numbers are kept in registers
 _CHIP = 227 * 1024  # bytes of a multiprocessor for its blocks
 _BLOCK = 48 * 1024  # bytes that a block may have without asking
-_MOST_FREE = 63  # inputs of a problem whose states are eliminated: two rows for each lane, and one for the right-hand side
+_MOST_FREE = (
+    63  # inputs of a problem whose states are eliminated: two rows for each lane, and one for the right-hand side
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,8 +162,10 @@ def _solve(structure: Structure, settings: Settings, warm: bool, given: Any) -> 
     short = solve(condensing, runnable)
     if sizes.N * sizes.nu <= _MOST_FREE:
         return short
-    done = short[-2] >= 0  # the iterations; where too many inputs are free the kernel leaves the problem to the other one
-    rest = solve(sizes, jnp.where(done, -1, runnable))
+    done = (
+        short[-2] >= 0
+    )  # the iterations; where too many inputs are free the kernel leaves the problem to the other one
+    rest = solve(sizes, jnp.asarray(jnp.where(done, -1, runnable)))
     return [jnp.where(done.reshape(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(short, rest, strict=True)]
 
 
@@ -211,7 +218,7 @@ class _Sizes(NamedTuple):
         return cls(N, nx, nu, m, lines, nx + nu if confined else nu if bounds else 0)
 
     def short(self) -> bool:
-        """Whether eliminating the states may be worth it: few stages, no bounds of states, and tables that fit on the chip."""
+        """Whether eliminating the states may pay: few stages, no bounds of states, and tables that fit on the chip."""
         few = self.N <= 16 and self.N * self.nu <= 2 * _MOST_FREE and self.bounded <= self.nu
         return few and sum(self.bytes()) < _CHIP // 3
 
@@ -257,9 +264,7 @@ class _Sizes(NamedTuple):
         length = {0: T + rest, 1: rest, 2: 4}[self.placement()[0]] // 4
         return jax.ShapeDtypeStruct((batch, length), jnp.float32)
 
-    def text(
-        self, what: str, arrays: dict[str, Array], structure: Structure, settings: Settings, warm: bool
-    ) -> str:
+    def text(self, what: str, arrays: dict[str, Array], structure: Structure, settings: Settings, warm: bool) -> str:
         """A kernel's text, after the constants that it relies on."""
         blocks = structure.blocks or ()
         level, fit = self.placement()
