@@ -119,7 +119,7 @@ def test_it_does_not_matter_where_tables_lie_nor_which_lane_runs_first(on_cpu, m
     on_cpu["reverse"] = True
     placements = []
     for level in (0, 1, 2):
-        monkeypatch.setattr(cuda_kernels._Sizes, "placement", lambda self, at=level: placements.append(at) or (at, 4))
+        monkeypatch.setattr(cuda_kernels.Sizes, "placement", lambda self, at=level: placements.append(at) or (at, 4))
         jax.clear_caches()  # or the program before would run again
         jax.tree.map(np.testing.assert_array_equal, solve_all(problems, "cuda"), usual)
     assert set(placements) == {0, 1, 2}
