@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pimpc.batching import on_shared_batches
 from pimpc.cuda_launch import launch
-from pimpc.cuda_sizes import FIELDS, MOST_FREE, Settings, Sizes
+from pimpc.cuda_sizes import FIELDS, Settings, Sizes
 from pimpc.problem import LTVProblem, Structure, bounds_inputs
 
 _COLUMNS = 32  # inputs and states together: one for each lane of a warp
@@ -115,27 +115,15 @@ def _fold(G: Float[Array, "N m nu"], structure: Structure) -> Float[Array, "N li
 
 def _solve(structure: Structure, settings: Settings, warm: bool, given: Any) -> list[Array]:
     arrays, runnable, known = given
-    sizes = Sizes.of(arrays, structure)
-    condensing = sizes._replace(condenses=True)
-
-    def solve(sizes: Sizes, runnable: Array) -> list[Array]:
-        what, batch = "condense" if sizes.condenses else "solve", _batch(given)
-        N, nx, nu, m = sizes.N, sizes.nx, sizes.nu, sizes.m
-        spread = [jnp.broadcast_to(v, (batch, *v.shape[1:])) for v in (runnable, *known)]
-        forces = [(N, max(m, 1)), (N, nu), (N, nx)]
-        outputs = [jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for shape in [(N, nu), *forces, *forces, (nu,)]]
-        outputs += [jax.ShapeDtypeStruct((batch,), jnp.int32)] * 2 + [sizes.scratch(batch)]
-        text = sizes.text(what, arrays, structure, settings, warm)
-        return launch("solve", text, [*_ordered(arrays), *spread], outputs, sizes.dynamic())[:-1]
-
-    if not condensing.short():
-        return solve(sizes, runnable)
-    short = solve(condensing, runnable)
-    if sizes.N * sizes.nu <= MOST_FREE:
-        return short
-    done = short[-2] >= 0  # the iterations; of a problem with too many free inputs the kernel makes nothing
-    rest = solve(sizes, jnp.asarray(jnp.where(done, -1, runnable)))
-    return [jnp.where(done.reshape(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(short, rest, strict=True)]
+    batch = _batch(given)
+    sizes = Sizes.of(arrays, structure).for_solving(structure)
+    N, nx, nu, m = sizes.N, sizes.nx, sizes.nu, sizes.m
+    spread = [jnp.broadcast_to(v, (batch, *v.shape[1:])) for v in (runnable, *known)]
+    forces = [(N, max(m, 1)), (N, nu), (N, nx)]
+    outputs = [jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for shape in [(N, nu), *forces, *forces, (nu,)]]
+    outputs += [jax.ShapeDtypeStruct((batch,), jnp.int32)] * 2 + [sizes.scratch(batch)]
+    text = sizes.text("condense" if sizes.condenses else "solve", arrays, structure, settings, warm)
+    return launch("solve", text, [*_ordered(arrays), *spread], outputs, sizes.dynamic())[:-1]
 
 
 def _judge(structure: Structure, given: Any) -> list[Array]:

@@ -60,10 +60,15 @@ class Sizes(NamedTuple):
         lines = arrays["G"].shape[-2] if m else 0
         return cls(N, nx, nu, m, lines, nx + nu if confined else nu if bounds else 0)
 
-    def short(self) -> bool:
-        """Whether eliminating the states may pay: few stages, no bounds of states, and tables that fit on the chip."""
-        few = self.N <= 16 and self.N * self.nu <= 2 * MOST_FREE and self.bounded <= self.nu
-        return few and sum(self.bytes()) < _CHIP // 3
+    def for_solving(self, structure: Structure) -> "Sizes":
+        """The same, with the states eliminated if that pays.
+
+        It does for few stages and few free inputs, without bounds of states, if all that it needs fits on the chip.
+        """
+        short = self._replace(condenses=True)
+        inputs = self.N * self.nu if structure.most_free is None else structure.most_free
+        few = self.N <= 16 and inputs <= MOST_FREE and self.bounded <= self.nu
+        return short if few and self.N * self.nu <= 128 and sum(short.bytes()) < _CHIP // 3 else self
 
     def room_condensed(self) -> int:
         """How many numbers `Condensed` has, and some for its alignment; zero if the states stay."""

@@ -27,10 +27,12 @@ class Structure:
         blocks: G is block diagonal at every stage, with so many (rows, columns) to a block: ((12, 6), (12, 6)) for the
             cones of two feet. They add up to (m, nu); outside of them G is zero.
         pins_only: The input bounds do no more than to fix inputs: each pair of them is equal or infinite.
+        most_free: So many inputs at most are not fixed by equal bounds, counted over all stages.
     """
 
     blocks: tuple[tuple[int, int], ...] | None = None
     pins_only: bool = False
+    most_free: int | None = None
 
     def places(self) -> list[tuple[slice, slice]]:
         """Where in G the blocks are: their rows and their columns."""

@@ -87,8 +87,9 @@ def test_what_an_outer_batch_shares_is_repeated_if_the_inner_one_does_not():
 def test_recorded_problems_reach_their_optima(name, tolerance, error, on_cpu):
     on_cpu["reverse"] = tolerance == 1e-5  # which lane runs first does not matter
     problems, data = recorded(name, np.float32, 16)
-    blocks = pimpc.Structure(blocks=((12, 6), (12, 6)))
-    found = solve_all(dataclasses.replace(problems, structure=blocks), "cuda", tolerance=tolerance)
+    free = int(np.max(np.sum(data["u_min"] != data["u_max"], axis=(1, 2))))  # 60, 60, 84 and 54: both kernels
+    declared = pimpc.Structure(blocks=((12, 6), (12, 6)), most_free=free)
+    found = solve_all(dataclasses.replace(problems, structure=declared), "cuda", tolerance=tolerance)
     assert np.all(found.status == pimpc.Status.SOLVED)
     errors = input_errors(found.u, data["u_opt"])
     assert np.median(errors) < error and errors.max() < 1e-2
@@ -233,6 +234,16 @@ def test_impossible_problems_are_infeasible_and_spoil_no_neighbour(on_cpu):
     np.testing.assert_array_equal(np.asarray(found.iterations)[[1, 3]], 0)
     alone = pimpc.solve(jax.tree.map(lambda leaf: leaf[0], p))
     np.testing.assert_allclose(found.u[0], alone.u, atol=1e-3)
+
+
+@needs_compiler
+def test_more_free_inputs_than_declared_are_not_passed_off_as_an_answer(on_cpu):
+    problems, _ = recorded("double_support_n10", np.float32, 2)
+    problems = dataclasses.replace(problems, structure=pimpc.Structure(most_free=60))
+    with pytest.raises(ValueError, match="most_free is 60, but 84 inputs have no equal bounds"):
+        pimpc.validate(problems)
+    found = solve_all(problems, "cuda")
+    assert not np.any(np.isin(found.status, (pimpc.Status.SOLVED, pimpc.Status.SOLVED_INACCURATE)))
 
 
 def test_problems_for_which_there_are_no_kernels_are_refused():

@@ -110,21 +110,12 @@ DEVICE void look_ahead(const Tables &table, int sides, bool corrector, Status &s
       condensed().climb[base + 32 * i] = climb[i];
     }
   }
-  float reach = ratio(1, most(steepest));
-#pragma unroll
-  for (int i = 0; i < 3; i++) sums[i] = sum(sums[i]);
-  if (corrector) {
-    bool sound = fabsf(sums[1] + sums[2]) < INF;  // what is not a number may get lost in a maximum, but not in a sum
-    status.step = sound ? fminf(1.0f, boundary * reach) : 0;
-    return;
-  }
-  reach = fminf(1.0f, reach);
-  float mu = sums[0] / status.count, ahead = (sums[0] + reach * (sums[1] + reach * sums[2])) / status.count;
-  float left = ahead / (mu > 0 ? mu : 1), centre = mu * left * left * left;
+  conclude(steepest, sums, corrector, status);
+  if (corrector) return;
   for (int i = lane(); i < sides; i += 32) {
     Pair it;
     it.read(table, i);
-    push_of_sides()[condensed().place[i]] = (centre - table.change()[i]) * it.yields;
+    push_of_sides()[condensed().place[i]] = (status.centre - table.change()[i]) * it.yields;
   }
   __syncwarp();
 }
@@ -213,13 +204,9 @@ DEVICE bool move_condensed(const Places &at, const Problem &of, const Tables &ta
   return !good && scale + gap < INF;
 }
 
-// Solves the problem; returns after how many iterations, or -1 if too many inputs are free, and whether there was an answer to
-// look for. What a turn does is decided as it runs: the text of each kind apart would not fit in the processor's caches.
+// Solves the problem; returns after how many iterations, and whether there was an answer to look for. What a turn does is decided as it runs: the text of each kind apart would not fit in the processor's caches.
 DEVICE int solve_problem(const Places &at, const Problem &given, const Tables &table, const float *u_near,
                          const Multipliers &known, bool runnable, bool &empty, float &largest) {
-  int inputs = 0;
-  for (int i = lane(); i < N * nu; i += 32) inputs += !is_fixed(given, 0, i);
-  if (sum(inputs) > most_free) return -1;
   Problem of = bring_problem(given);
   Status status;
   plan(of, table, warm_started ? u_near : nullptr);
@@ -227,6 +214,11 @@ DEVICE int solve_problem(const Places &at, const Problem &given, const Tables &t
   bool solvable = runnable && !empty;
   if (!solvable) largest = 0;
   int total = list_free(table);
+  if (total > most_free) {  // not what was declared: no answer
+    for (int i = lane(); i < N * ns; i += 32) table.z()[i] = 0;
+    largest = 0;
+    return 0;
+  }
   Seat seat[halves];
 #pragma unroll
   for (int half = 0; half < halves; half++) seat[half] = seat_of(table, half, total);

@@ -168,18 +168,7 @@ DEVICE void advance(const Places &at, const Problem &of, const Tables &table, bo
       table.change()[k * ns + side] = corrector ? dz : ds * dz;
     }
   }
-  float reach = ratio(1, most(steepest));
-#pragma unroll
-  for (int i = 0; i < 3; i++) sums[i] = sum(sums[i]);
-  if (corrector) {
-    bool sound = fabsf(sums[1] + sums[2]) < INF;  // what is not a number may get lost in a maximum, but not in a sum
-    status.step = sound ? fminf(1.0f, boundary * reach) : 0;
-  } else {
-    reach = fminf(1.0f, reach);
-    float mu = sums[0] / status.count, ahead = (sums[0] + reach * (sums[1] + reach * sums[2])) / status.count;
-    float left = ahead / (mu > 0 ? mu : 1);
-    status.centre = mu * left * left * left;
-  }
+  conclude(steepest, sums, corrector, status);
 }
 
 // Back over the stages: what the second-order term and the centre add to the gradient.
