@@ -81,9 +81,10 @@ class Sizes(NamedTuple):
         return -(-(H + forces + problem + 4 * (sides + 1) + sides // 2 + N * nu + rows + 20) // 4) * 4
 
     def dynamic(self) -> int:
-        """The bytes on the chip that a launch has to ask for, which it does by more than is usual or not at all."""
+        """The bytes on the chip that a launch asks for, for all tables of a kernel that condenses."""
         work, T, rest = self.bytes()
         asked = T + rest if self.condenses else 0
+        # The launcher lifts the usual limit, which what is declared counts towards, only if this alone is above it.
         return asked if work + asked < _BLOCK else max(asked, _BLOCK + 16)
 
     def bytes(self) -> tuple[int, int, int]:
@@ -120,7 +121,7 @@ class Sizes(NamedTuple):
             "nx": self.nx, "nu": self.nu, "N": self.N, "m": self.m, "lines": self.lines, "nb": self.bounded,
             "blocks": len(blocks), "most_columns": max((c for _, c in blocks), default=self.nu),
             "tables_on_chip": level, "blocks_at_once": fit, "max_iterations": settings.max_iterations,
-            "room_condensed": self.room_condensed(),
+            "room_condensed": self.room_condensed(), "room_asked": self.dynamic() // 4,
         }  # fmt: skip
         bounds = "u_min" in arrays or "u_max" in arrays
         flags = {f"has_{name}": name in arrays for name in ("u_min", "u_max", "x_min", "x_max")}

@@ -1,7 +1,8 @@
 // The Hessian of the free inputs: without the barrier, from the stages; and then with it.
 
-// Puts a stage's [B, A] on the chip.
-DEVICE void place_BA(const float (&ba)[nx]) {
+// Column `lane` of a stage's [B, A], and all of them in Work::E.
+DEVICE void spread_BA(const Problem &of, int k, float (&ba)[nx]) {
+  load_BA(of, k, ba);
   __syncwarp();
 #pragma unroll
   for (int j = 0; j < nx; j++) work.E[j][lane()] = ba[j];
@@ -13,22 +14,18 @@ DEVICE void place_BA(const float (&ba)[nx]) {
 // the other from the last, in the place of those rows. P_k is in Work::X.
 DEVICE void costates(const Problem &of, const Tables &table, int total) {
   int c = lane(), row = total;
-  float P[nx], Q = of.Q[(N - 1) * nx + (c < nx ? c : 0)];
-  Columns columns;
-  columns.begin(of, N - 1, -1);
+  float P[nx];
 #pragma unroll
   for (int j = 0; j < nx; j++) P[j] = 0;
   for (int k = N - 1; k >= 0; k--) {
     float ba[nx], PBA[nx];
-    columns.take(of, k, -1, ba);
-    place_BA(ba);
+    spread_BA(of, k, ba);
     if (c >= nu && c < n) {
 #pragma unroll
       for (int j = 0; j < nx; j++) work.X[c - nu][j] = P[j];
     }
     __syncwarp();
-    if (c < nx) work.X[c][c] += Q;
-    Q = of.Q[Columns::inside(k - 1) * nx + (c < nx ? c : 0)];
+    if (c < nx) work.X[c][c] += of.Q[k * nx + c];
     __syncwarp();
     unsigned free = table.free()[k];
     row -= __popc(free);
@@ -65,7 +62,7 @@ DEVICE void condense(const Problem &of, const Tables &table, const Seat (&seat)[
 #pragma unroll
   for (int half = 0; half < halves; half++) {
     const Seat &own = seat[half];
-    rate[half] = own.k + 1 < N ? of.S[own.spot + (own.k + 1 < N ? nu : 0)] : 0;
+    rate[half] = own.k + 1 < N ? of.S[own.spot + nu] : 0;
     weight[half] = own.taken ? of.R[own.spot] + of.S[own.spot] + rate[half] : 1;
 #pragma unroll
     for (int j = 0; j < nx; j++) w[half][j] = 0;
@@ -73,12 +70,9 @@ DEVICE void condense(const Problem &of, const Tables &table, const Seat (&seat)[
   int row = 0;
   float next[nx];
   load_vector<nx>(it.H[0], next);
-  Columns columns;
-  columns.begin(of, 0, 1);
   for (int k = 0; k < N; k++) {
     float ba[nx];
-    columns.take(of, k, 1, ba);
-    place_BA(ba);
+    spread_BA(of, k, ba);
     float moved[halves][nx];
 #pragma unroll
     for (int j = 0; j < nx; j++) {
@@ -140,7 +134,7 @@ DEVICE void renew(const Seat (&seat)[halves], int total, bool barrier, const flo
     }
     it.H[total][own.f] = right[half];
     const Block &at = own.block;
-    const float *G = it.G + own.k * LG, *stiff = stiff_of_sides() + own.k * ns;
+    const float *G = it.G + own.k * stride_G, *stiff = stiff_of_sides() + own.k * ns;
     float H[most_columns + 1], diagonal = 0;
 #pragma unroll
     for (int i = 0; i <= most_columns; i++) H[i] = 0;

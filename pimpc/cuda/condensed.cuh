@@ -7,14 +7,13 @@
 
 constexpr int rows_of_H = 64, halves = rows_of_H / 32, panel = 8;
 constexpr int most_free = rows_of_H - 1;
-constexpr int LH = rows_of_H + 4;    // 16 bytes more, so that eight lanes read 16 bytes each of eight rows at once
-constexpr int LG = lines * nu + 4;   // likewise
+constexpr int LH = rows_of_H + 4;  // 16 bytes more, so that eight lanes read 16 bytes each of eight rows at once
 constexpr bool forces_in_work = 2 * N * ns <= n * LD;
 
 struct Condensed {
   float H[rows_of_H][LH];    // on and below the diagonal the Hessian, above it L', see `factorize_panel`
   float own[most_free][nu];  // of the Hessian without the barrier: the block of the inputs of the same stage
-  __align__(16) float G[N * LG];
+  __align__(16) float G[N * stride_G];
   float value[N * ns + 1], limit[N * ns + 1], climb[N * ns + 1];  // of the sides, one after the other
   float forces[forces_in_work ? 1 : 2 * N * ns];
   __align__(16) float step[N * nu];
@@ -120,11 +119,11 @@ DEVICE Problem bring_problem(const Problem &from) {
   bring(it.S, from.S, N * nu);
   if (m > 0) {
     bring(it.h, from.h, N * m);
-    for (int k = 0; k < N; k++) bring(it.G + k * LG, from.G + k * lines * nu, lines * nu);
+    for (int k = 0; k < N; k++) bring(it.G + k * stride_G, from.G + k * lines * nu, lines * nu);
   }
   if (has_u_min) bring(it.u_min, from.u_min, N * nu);
   if (has_u_max) bring(it.u_max, from.u_max, N * nu);
   arrive();
-  return {LG, it.A, it.B, it.e, from.x0, from.u_prev, it.x_ref, it.u_ref, it.Q, it.R, it.S, it.G, it.h, it.u_min, it.u_max,
+  return {it.A, it.B, it.e, from.x0, from.u_prev, it.x_ref, it.u_ref, it.Q, it.R, it.S, it.G, it.h, it.u_min, it.u_max,
           nullptr, nullptr, nullptr};
 }

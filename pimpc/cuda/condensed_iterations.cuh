@@ -6,7 +6,7 @@ DEVICE void pull_seats(const Seat (&seat)[halves], float (&total)[halves]) {
 #pragma unroll
   for (int half = 0; half < halves; half++) {
     const Seat &own = seat[half];
-    const float *push = push_of_sides() + own.k * ns, *column = condensed().G + own.k * LG + own.c;
+    const float *push = push_of_sides() + own.k * ns, *column = condensed().G + own.k * stride_G + own.c;
     float sums[2] = {nb > 0 ? push[nb + own.c] - push[own.c] : 0, 0};
     if (m > 0) {
       push += 2 * nb + own.block.rows_first;
@@ -22,14 +22,10 @@ DEVICE void pull_seats(const Seat (&seat)[halves], float (&total)[halves]) {
 DEVICE void slope_of_plan(const Problem &of, const Tables &table, const Seat (&seat)[halves], float (&slope)[halves]) {
   int c = lane();
   float p = 0, rates_next = 0, *all = condensed().step;
-  Columns columns;
-  columns.begin(of, N - 1, -1);
-  Column next = column_of(of, table.point(), N - 1);
   for (int k = N - 1; k >= 0; k--) {
-    Column column = next;
-    next = column_of(of, table.point(), Columns::inside(k - 1));
+    Column column = column_of(of, table.point(), k);
     float ba[nx], costate[nx], before[2] = {0, 0};
-    columns.take(of, k, -1, ba);
+    load_BA(of, k, ba);
     float rates = column.rate * (column.value - column.before);
     p = column.weight * (column.value - column.reference) + rates - rates_next + (c < nu ? 0 : p);
     __syncwarp();
@@ -134,7 +130,7 @@ DEVICE float worst_violation(const Places &at, const Problem &of, const Tables &
         value = value_of(point, nullptr, side);
         reach = fmaxf(fabsf(value), least);
       } else if (m > 0) {
-        const float *row = condensed().G + k * LG + at.row[i];
+        const float *row = condensed().G + k * stride_G + at.row[i];
         for (int j = 0; j < at.count[i]; j++) {
           value += row[j] * point[at.first[i] + j];
           reach += fabsf(row[j]) * fmaxf(fabsf(point[at.first[i] + j]), least);
@@ -204,7 +200,8 @@ DEVICE bool move_condensed(const Places &at, const Problem &of, const Tables &ta
   return !good && scale + gap < INF;
 }
 
-// Solves the problem; returns after how many iterations, and whether there was an answer to look for. What a turn does is decided as it runs: the text of each kind apart would not fit in the processor's caches.
+// Solves the problem; returns after how many iterations, and whether there was an answer to look for. What a turn does is
+// decided as it runs, as it is in `interior_point.cuh`.
 DEVICE int solve_problem(const Places &at, const Problem &given, const Tables &table, const float *u_near,
                          const Multipliers &known, bool runnable, bool &empty, float &largest) {
   Problem of = bring_problem(given);
@@ -216,6 +213,7 @@ DEVICE int solve_problem(const Places &at, const Problem &given, const Tables &t
   int total = list_free(table);
   if (total > most_free) {  // not what was declared: no answer
     for (int i = lane(); i < N * ns; i += 32) table.z()[i] = 0;
+    __syncwarp();
     largest = 0;
     return 0;
   }

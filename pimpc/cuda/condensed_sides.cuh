@@ -10,7 +10,7 @@ struct What {
   float sign;  // of an input that is bounded itself; 0: a row
 
   DEVICE static int of(const Places &at, int k, int side, int i) {
-    if (side >= 2 * nb) return (k * LG + at.row[i]) << 14 | (k * nu + at.first[i]) << 7 | at.count[i] << 2;
+    if (side >= 2 * nb) return (k * stride_G + at.row[i]) << 14 | (k * nu + at.first[i]) << 7 | at.count[i] << 2;
     return (k * nu + (side < nb ? side : side - nb)) << 7 | (side < nb ? 2 : 1);
   }
 

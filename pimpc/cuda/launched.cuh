@@ -6,8 +6,8 @@
       const float *u_min, const float *u_max, const float *x_min, const float *x_max, const float *give_x
 #define PROBLEM_OF_BLOCK                                                                                              \
   Problem {                                                                                                           \
-    lines *nu, A + own(shared_A, N *nx *nx), B + own(shared_B, N *nx *nu), e + own(shared_e, N *nx),                  \
-        x0 + own(shared_x0, nx), u_prev + own(shared_u_prev, nu), x_ref + own(shared_x_ref, N *nx), u_ref + own(shared_u_ref, N *nu),          \
+    A + own(shared_A, N *nx *nx), B + own(shared_B, N *nx *nu), e + own(shared_e, N *nx), x0 + own(shared_x0, nx),    \
+        u_prev + own(shared_u_prev, nu), x_ref + own(shared_x_ref, N *nx), u_ref + own(shared_u_ref, N *nu),          \
         Q + own(shared_Q, N *nx), R + own(shared_R, N *nu), S + own(shared_S, N *nu),                                 \
         G + own(shared_G, N *lines *nu), h + own(shared_h, N *m), u_min + own(shared_u_min, N *nu),                   \
         u_max + own(shared_u_max, N *nu), x_min + own(shared_x_min, N *nx), x_max + own(shared_x_max, N *nx),         \

@@ -14,6 +14,7 @@ constexpr int n = nu + nx;
 constexpr int ns = 2 * nb + m;
 constexpr int chunks = (ns + 31) / 32;
 constexpr int LD = 36;  // a row of eight slots of four columns, and four more for the banks' sake
+constexpr int stride_G = lines * nu + (room_condensed > 0 ? 4 : 0);  // from one stage's G to the next: likewise
 constexpr bool pairs = most_columns % 2 == 0 && nu % 2 == 0 && all_even;  // G may be read two columns at a time
 
 struct __align__(16) Work {
@@ -29,7 +30,6 @@ __shared__ Work work;
 
 // One problem, its stages one after the other.
 struct Problem {
-  int stride_G;  // from one stage's G to the next one's
   const float *A, *B, *e, *x0, *u_prev, *x_ref, *u_ref, *Q, *R, *S, *G, *h, *u_min, *u_max, *x_min, *x_max, *give_x;
 };
 
@@ -47,8 +47,9 @@ __shared__ __align__(16) float T_here[room_condensed > 0 ? 4 : room_T];
 #ifdef __CUDA_ARCH__
 extern __shared__ float4 condensed_here[];  // as much as is asked for at the launch
 #else
-__shared__ float4 condensed_here[(room_condensed + table_rest) / 4];
+__shared__ float4 condensed_here[room_asked / 4 + 1];
 #endif
+static_assert(room_condensed == 0 || room_condensed + table_rest <= room_asked, "Python has counted wrongly");
 __shared__ float rest_here[room_condensed == 0 && tables_on_chip >= 2 ? table_rest : 1];
 
 struct Tables {
@@ -135,16 +136,16 @@ DEVICE void keep_T(const Tables &table, int k) {
 // A stage's G.
 struct Transit_G : Transit<lines * nu> {
   DEVICE void fetch(const Problem &of, int k) {
-    if (m > 0) read(of.G + k * of.stride_G);
+    if (m > 0) read(of.G + k * stride_G);
   }
   DEVICE void place() const {
     if (m > 0) write(work.G);
   }
 };
 
-// Where a stage's G is on the chip; without a `__syncwarp`.
+// Where a stage's G is on the chip, after a `__syncwarp`.
 DEVICE const float *load_G(const Problem &of, int k) {
-  if (room_condensed > 0) return of.G + k * of.stride_G;
+  if (room_condensed > 0) return of.G + k * stride_G;
   Transit_G G;
   G.fetch(of, k);
   G.place();

@@ -22,50 +22,27 @@ DEVICE bool is_fixed(const Problem &of, int k, int c) {
   return has_u_min && has_u_max && of.u_min[k * nu + c] == of.u_max[k * nu + c];
 }
 
-// What a stage says of input `lane` and of the lane's sides, asked for before it is needed.
-struct Measures {
-  float R, S, S_next, Q[nx], B[nx], limit[chunks + 1];
-  bool fixed;
-
-  DEVICE void fetch(const Problem &of, int k) {
-    int c = lane() < nu ? lane() : 0;
-    R = of.R[k * nu + c];
-    S = of.S[k * nu + c];
-    S_next = k + 1 < N ? of.S[(k + 1) * nu + c] : 0;
-#pragma unroll
-    for (int j = 0; j < nx; j++) {
-      Q[j] = of.Q[k * nx + j];
-      B[j] = of.B[(k * nx + j) * nu + c];
-    }
-    fixed = is_fixed(of, k, c);
-#pragma unroll
-    for (int i = 0; i < chunks; i++) limit[i] = lane() + 32 * i < ns ? limit_of(of, k, lane() + 32 * i) : INF;
-  }
-
-  // How far a unit of force moves the input, as the Hessian's diagonal says; zero if it is fixed.
-  DEVICE float give() const {
-    float curvature = R + S + S_next;
-#pragma unroll
-    for (int j = 0; j < nx; j++) curvature += Q[j] * B[j] * B[j];
-    return lane() < nu && !fixed ? 1.0f / curvature : 0;
-  }
-};
-
 // Finds the free inputs and the sides, of which there are `count`; says whether bounds exclude each other, or exclude what
 // no free input moves. Needs a plan, and fills in its rows' values.
 DEVICE bool measure(const Places &at, const Problem &of, const Tables &table, float &count) {
   int c = lane();
   bool contradiction = false;
   count = 0;
-  Measures next;
-  next.fetch(of, 0);
   for (int k = 0; k < N; k++) {
     __syncwarp();
-    Measures stage = next;
-    next.fetch(of, k + 1 < N ? k + 1 : k);
-    unsigned free = __ballot_sync(ALL, c < nu && !stage.fixed);
+    bool fixed = c < nu && is_fixed(of, k, c);
+    unsigned free = __ballot_sync(ALL, c < nu && !fixed);
     if (c == 0) table.free()[k] = free;
-    work.u[c] = stage.give();
+    float curvature = 0;
+    if (c < nu) {
+      curvature = of.R[k * nu + c] + of.S[k * nu + c] + (k + 1 < N ? of.S[(k + 1) * nu + c] : 0);
+#pragma unroll
+      for (int j = 0; j < nx; j++) {
+        float b = of.B[(k * nx + j) * nu + c];
+        curvature += of.Q[k * nx + j] * b * b;
+      }
+    }
+    work.u[c] = c < nu && !fixed ? 1.0f / curvature : 0;
     work.v[c] = c < nu ? table.point()[(k + 1) * n + c] : 0;
     const float *G = load_G(of, k);
     __syncwarp();
@@ -73,7 +50,7 @@ DEVICE bool measure(const Places &at, const Problem &of, const Tables &table, fl
     for (int i = 0; i < chunks; i++) {
       int side = c + 32 * i;
       if (side >= ns) continue;
-      float give = compliance_of(at, of, k, i, G), limit = stage.limit[i];
+      float give = compliance_of(at, of, k, i, G), limit = limit_of(of, k, side);
       bool has = give > 0 && limit < INF;
       table.delta()[k * ns + side] = has ? give / proximal : 0;
       count += has ? 1 : 0;
@@ -103,11 +80,9 @@ struct Survey {
 DEVICE Survey survey(const Places &at, const Problem &of, const Tables &table) {
   int c = lane();
   float energy = 0, cost = 0, terms = 0, largest = 0, spoken = c < nu ? fabsf(of.u_prev[c]) : 0;
-  Column next = column_of(of, table.point(), 0);
   for (int k = 0; k < N; k++) {
     __syncwarp();
-    Column column = next;
-    next = column_of(of, table.point(), k + 1 < N ? k + 1 : k);
+    Column column = column_of(of, table.point(), k);
     work.v[c] = c < nu ? column.value : 0;
     const float *G = load_G(of, k);
     float off = column.value - column.reference, by = c < nu ? column.value - column.before : 0;

@@ -105,27 +105,6 @@ DEVICE void load_BA(const Problem &of, int k, float (&ba)[nx]) {
   for (int j = 0; j < nx; j++) ba[j] = from[j * step];
 }
 
-// The columns of [B, A] stage by stage, up or down, each asked for two stages before it is needed.
-struct Columns {
-  float soon[nx], later[nx];
-
-  DEVICE static int inside(int k) { return k < 0 ? 0 : k < N ? k : N - 1; }
-
-  DEVICE void begin(const Problem &of, int k, int direction) {
-    load_BA(of, k, soon);
-    load_BA(of, inside(k + direction), later);
-  }
-
-  DEVICE void take(const Problem &of, int k, int direction, float (&ba)[nx]) {
-#pragma unroll
-    for (int j = 0; j < nx; j++) {
-      ba[j] = soon[j];
-      soon[j] = later[j];
-    }
-    load_BA(of, inside(k + 2 * direction), later);
-  }
-};
-
 // The side's row of G times Work::v; 0 for a side that is no row.
 DEVICE float climb_of(const Places &at, int i, const float *G) {
   float total = 0;
@@ -226,29 +205,18 @@ DEVICE float ahead(const float (&ba)[nx], float here) {
   return __shfl_sync(ALL, next, lane() < nu ? 0 : lane() - nu);
 }
 
-// Rolls out the inputs in the table of points. Called from several places: once is enough of it in the caches.
-__device__ __noinline__ void roll_out_from(const float *A, const float *B, const float *e, const float *x0, const float *u_prev,
-                                           float *point) {
-  Problem of;
-  of.A = A;
-  of.B = B;
-  of.e = e;
-  of.x0 = x0;
-  of.u_prev = u_prev;
+// Rolls out the inputs in the table of points.
+DEVICE void roll_out(const Problem &of, float *point) {
   int c = lane();
   bool state = c >= nu && c < n;
   if (c < n) point[c] = c < nu ? of.u_prev[c] : of.x0[c - nu];
-  float x = state ? of.x0[c - nu] : 0, e_next = of.e[state ? c - nu : 0];
-  Columns columns;
-  columns.begin(of, 0, 1);
+  float x = state ? of.x0[c - nu] : 0;
   for (int k = 0; k < N; k++) {
-    float ba[nx], e = e_next;
-    columns.take(of, k, 1, ba);
-    e_next = of.e[Columns::inside(k + 1) * nx + (state ? c - nu : 0)];
+    float ba[nx];
+    load_BA(of, k, ba);
+    float e = of.e[k * nx + (state ? c - nu : 0)];
     x = ahead(ba, c < nu ? point[(k + 1) * n + c] : x) + e;
     if (state) point[(k + 1) * n + c] = x;
   }
   __syncwarp();
 }
-
-DEVICE void roll_out(const Problem &of, float *point) { roll_out_from(of.A, of.B, of.e, of.x0, of.u_prev, point); }
