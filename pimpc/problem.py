@@ -27,7 +27,8 @@ class Structure:
         blocks: G is block diagonal at every stage, with so many (rows, columns) to a block: ((12, 6), (12, 6)) for the
             cones of two feet. They add up to (m, nu); outside of them G is zero.
         pins_only: The input bounds do no more than to fix inputs: each pair of them is equal or infinite.
-        most_free: So many inputs at most are not fixed by equal bounds, counted over all stages.
+        most_free: So many inputs at most are not fixed by equal bounds, counted over all stages. Not used with a
+            `horizon`.
     """
 
     blocks: tuple[tuple[int, int], ...] | None = None
@@ -134,7 +135,9 @@ def mask_horizon(problem: LTVProblem) -> LTVProblem:
         return jnp.asarray(jnp.where(keep, value, jnp.asarray(neutral.get(name, 0.0), value.dtype)))
 
     staged = {name: mask(name, value) for name, value in given_fields(problem).items() if name not in _NOT_STAGED}
-    return dataclasses.replace(problem, **staged, horizon=None)
+    # The inputs of inert stages are free.
+    structure = dataclasses.replace(problem.structure, most_free=None)
+    return dataclasses.replace(problem, **staged, horizon=None, structure=structure)
 
 
 def weigh_every_input(problem: LTVProblem) -> LTVProblem:

@@ -163,10 +163,8 @@ def _check_declared(values: dict[str, np.ndarray], structure: Structure) -> None
                 sentence = "with structure.pins_only bounds are infinite, or equal to fix an input."
                 _reject(values, name, lambda v, other=other: np.isfinite(v) & (v != other), sentence)
     if structure.most_free is not None:
-        pinned = np.asarray(values.get("u_min", np.nan) == values.get("u_max", np.nan)) & np.ones_like(
-            values["u_ref"], bool
-        )
-        free = int(np.max(np.sum(~pinned, axis=(-2, -1)), initial=0))
+        equal = values["u_min"] == values["u_max"] if {"u_min", "u_max"} <= values.keys() else False
+        free = int(np.max(np.sum(_active(values, "u_ref") & ~np.asarray(equal), axis=(-2, -1)), initial=0))
         if free > structure.most_free:
             raise ValueError(f"structure.most_free is {structure.most_free}, but {free} inputs have no equal bounds.")
 

@@ -243,7 +243,19 @@ def test_more_free_inputs_than_declared_are_not_passed_off_as_an_answer(on_cpu):
     with pytest.raises(ValueError, match="most_free is 60, but 84 inputs have no equal bounds"):
         pimpc.validate(problems)
     found = solve_all(problems, "cuda")
-    assert not np.any(np.isin(found.status, (pimpc.Status.SOLVED, pimpc.Status.SOLVED_INACCURATE)))
+    assert np.all(found.status == pimpc.Status.MAX_ITERATIONS) and np.all(found.iterations == 0)
+    assert np.all(np.isfinite(found.u))
+
+
+@needs_compiler
+def test_inputs_behind_the_horizon_do_not_count_against_a_declaration(on_cpu):
+    """They are all free: more than the declaration says, and than the kernel takes that it is for."""
+    problems, _ = recorded("walk_n10", np.float32, 2)
+    declared = pimpc.Structure(blocks=((12, 6), (12, 6)), most_free=60)
+    problems = dataclasses.replace(problems, horizon=jnp.array([4, 10]), structure=declared)
+    spoilt = dataclasses.replace(problems, u_max=problems.u_max.at[0, 4:].set(jnp.nan))
+    pimpc.validate(spoilt)
+    agree(solve_all(spoilt, "cuda"), solve_all(problems, "xla"), 1e-5)
 
 
 def test_problems_for_which_there_are_no_kernels_are_refused():
