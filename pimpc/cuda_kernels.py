@@ -122,7 +122,7 @@ def _solve(structure: Structure, settings: Settings, warm: bool, given: Any) -> 
     forces = [(N, max(m, 1)), (N, nu), (N, nx)]
     outputs = [jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for shape in [(N, nu), *forces, *forces, (nu,)]]
     outputs += [jax.ShapeDtypeStruct((batch,), jnp.int32)] * 2 + [sizes.scratch(batch)]
-    text = sizes.text("condense" if sizes.condenses else "solve", arrays, structure, settings, warm)
+    text = sizes.text("condense" if sizes.rows else "solve", arrays, structure, settings, warm)
     return launch("solve", text, [*_ordered(arrays), *spread], outputs, sizes.dynamic())[:-1]
 
 

@@ -12,8 +12,9 @@ from jaxtyping import Array
 from pimpc.problem import Structure
 
 FIELDS = ("A", "B", "e", "x0", "u_prev", "x_ref", "u_ref", "Q", "R", "S", "G", "h", "u_min", "u_max", "x_min", "x_max")
-# Free inputs of a problem whose states are eliminated: two rows for each lane, and one for the right-hand side.
-MOST_FREE = 63
+# Of a problem whose states are eliminated: free inputs, for with more it was not tried; and states, whose costates need room.
+MOST_FREE, MOST_STATES = 79, 12
+_PANEL = 8  # rows
 _FILES = {
     "solve": ("riccati.cuh", "sides.cuh", "interior_point.cuh", "start.cuh", "by_stages.cuh", "solve.cu"),
     "condense": (
@@ -48,7 +49,7 @@ class Sizes(NamedTuple):
     m: int
     lines: int
     bounded: int
-    condenses: bool = False  # eliminates the states
+    rows: int = 0  # of a Hessian whose states are eliminated, with one for the right-hand side; 0: they are not
 
     @classmethod
     def of(cls, arrays: dict[str, Array], structure: Structure) -> "Sizes":
@@ -65,42 +66,54 @@ class Sizes(NamedTuple):
 
         It does for few stages and few free inputs, without bounds of states, if all that it needs fits on the chip.
         """
-        short = self._replace(condenses=True)
-        inputs = self.N * self.nu if structure.most_free is None else structure.most_free
-        few = self.N <= 16 and inputs <= MOST_FREE and self.bounded <= self.nu
-        return short if few and self.N * self.nu <= 128 and sum(short.bytes()) < _CHIP // 3 else self
+        inputs = self.N * self.nu if structure.most_free is None else min(structure.most_free, self.N * self.nu)
+        short = self._replace(rows=_up(inputs + 1, _PANEL))
+        few = self.N <= 16 and inputs <= MOST_FREE and self.bounded <= self.nu and self.nx <= MOST_STATES
+        return short if few and sum(short.bytes()) < _CHIP // 3 else self
 
     def room_condensed(self) -> int:
         """How many numbers `Condensed` has, and some for its alignment; zero if the states stay."""
-        if not self.condenses:
+        if not self.rows:
             return 0
-        N, nx, nu, rows, sides = self.N, self.nx, self.nu, MOST_FREE + 1, self.N * (2 * self.bounded + self.m)
-        H = rows * (rows + 4) + MOST_FREE * (nu + 1)
-        forces = 1 if 2 * sides <= (nx + nu) * 36 else 2 * sides
-        problem = N * (self.lines * nu + 4 + nx * (nx + nu + 3) + 5 * nu + self.m)
-        return -(-(H + forces + problem + 4 * (sides + 1) + sides // 2 + N * nu + rows + 20) // 4) * 4
+        N, nx, nu, sides = self.N, self.nx, self.nu, self.N * (2 * self.bounded + self.m)
+        stages = sum(_up(N * size, 4) for size in (nx * nx, nx * nu, nx, nx, nx, nu, nu, nu))
+        bounds = 2 * _up(max(N * min(self.bounded, nu), 4), 4)
+        in_work = (2 * nx + nu) * 36
+        lists = (4 - min(4, in_work // max(sides, 1))) * sides + 1
+        places = 1 if 4 * sides + (sides + 1) // 2 <= in_work else sides + 1
+        parts = (max(stages, self.packed()), N * (self.lines * nu + 4) + 4, N * self.m + 4, bounds)
+        parts += (N * nu + 4, _up(self.rows, 32), lists + (places + 1 + self.rows) // 2)
+        return sum(_up(part, 4) for part in parts)
+
+    def packed(self) -> int:
+        """How many numbers a Hessian has whose states are eliminated."""
+        return self.rows * (self.rows // 2 + 8)
 
     def dynamic(self) -> int:
         """The bytes on the chip that a launch asks for, for all tables of a kernel that condenses."""
         work, T, rest = self.bytes()
-        asked = T + rest if self.condenses else 0
+        asked = T + rest if self.rows else 0
         # The launcher lifts the usual limit, which what is declared counts towards, only if this alone is above it.
         return asked if work + asked < _BLOCK else max(asked, _BLOCK + 16)
 
     def bytes(self) -> tuple[int, int, int]:
         """Of what the lanes share of a stage, of the Hessians, and of the other tables."""
         n, ns = self.nx + self.nu, 2 * self.bounded + self.m
-        work = (n + self.nx) * 36 + max(self.lines, 1) * self.nu + self.nx**2 + 2 * ns + 100
-        stages = 0 if self.condenses else self.N * (self.nu + self.m + n)
-        rest = self.N * (n + 4 * ns + self.m + 1) + n + stages
+        work = (n + self.nx) * 36 + 100
+        rest = self.N * (n + 1) + n + 4 * _up(self.N * ns, 4) + 4
+        if self.rows:
+            work += 4 + self.nx + 2 + 8
+        else:
+            work += max(self.lines, 1) * self.nu + self.nx**2 + 2 * ns
+            rest = self.N * (n + 4 * ns + self.m + 1) + n + self.N * (self.nu + self.m + n)
         return 4 * work, 4 * (self.room_condensed() or self.N * self.nu * n), 16 * -(-rest // 4)
 
     def placement(self) -> tuple[int, int]:
         """How many kinds of tables are kept on the chip, and how many blocks then fit on a multiprocessor."""
         work, T, rest = self.bytes()
         one_T = 4 * self.nu * (self.nx + self.nu)
-        if self.condenses:
-            return 2, _CHIP // (work + T + rest + 1536)
+        if self.rows:
+            return 2, min(8, _CHIP // (work + T + rest + 1024))
         for level, needs in ((2, work + T + rest), (1, work + T), (0, work + one_T)):
             fit = min(16, _CHIP // (needs + 1536))
             if needs < _BLOCK and (fit >= 6 or level == 0):
@@ -111,6 +124,7 @@ class Sizes(NamedTuple):
         """Memory for the tables that are not kept on the chip."""
         _, T, rest = self.bytes()
         length = {0: T + rest, 1: rest, 2: 4}[self.placement()[0]] // 4
+        length = self.packed() or length
         return jax.ShapeDtypeStruct((batch, length), jnp.float32)
 
     def text(self, what: str, arrays: dict[str, Array], structure: Structure, settings: Settings, warm: bool) -> str:
@@ -121,7 +135,7 @@ class Sizes(NamedTuple):
             "nx": self.nx, "nu": self.nu, "N": self.N, "m": self.m, "lines": self.lines, "nb": self.bounded,
             "blocks": len(blocks), "most_columns": max((c for _, c in blocks), default=self.nu),
             "tables_on_chip": level, "blocks_at_once": fit, "max_iterations": settings.max_iterations,
-            "room_condensed": self.room_condensed(), "room_asked": self.dynamic() // 4,
+            "rows_of_H": self.rows, "room_condensed": self.room_condensed(), "room_asked": self.dynamic() // 4,
         }  # fmt: skip
         bounds = "u_min" in arrays or "u_max" in arrays
         flags = {f"has_{name}": name in arrays for name in ("u_min", "u_max", "x_min", "x_max")}
@@ -143,6 +157,11 @@ class Sizes(NamedTuple):
             values = ", ".join(str(block[at]) for block in blocks) or "0"
             text.append(f"__device__ constexpr int block_{name}[] = {{{values}}};")
         return "\n".join([*text, _text(what)])
+
+
+def _up(count: int, step: int) -> int:
+    """The next multiple of `step`."""
+    return -(-count // step) * step
 
 
 @functools.cache

@@ -1,49 +1,39 @@
-// Cholesky's factorization of the Hessian of the free inputs by panels of eight columns, and its two halves of a solution.
+// Cholesky's factorization of the Hessian of the free inputs by panels of eight columns, in its place, and its two halves of a
+// solution. Of L the transpose's rows are kept, and 1 / L_kk in place of its diagonal.
 
-DEVICE void load_panel(const float *from, float (&to)[panel]) {
-#pragma unroll
-  for (int j = 0; j < panel; j += 4) {
-    float4 v = *(const float4 *)(from + j);
-    to[j] = v.x;
-    to[j + 1] = v.y;
-    to[j + 2] = v.z;
-    to[j + 3] = v.w;
-  }
-}
-
-// Factorizes the columns of a panel, those before it being done. Lanes have their last `seats` rows in registers, and all of
+// Factorizes the columns of a panel, those before it being done. Lanes have their last `left` rows in registers, and all of
 // them the panel's corner: eight shuffles less for each column to wait for. In the corner L has a unit diagonal, in place of
 // which 1 / L_kk is kept; below it, and in the row of the right-hand side, L is Cholesky's.
-template <int seats>
+template <int left>
 DEVICE void factorize_panel(int from, int total) {
-  Condensed &it = condensed();
-  constexpr int first_half = halves - seats;
   int base = from % 32;  // the first lane of those that have the corner's rows, as P[0]
-  float P[seats][panel], C[panel][panel];
+  int row[left];
+  float *lines = row_of(from), P[left][panel], C[panel][panel];
 #pragma unroll
-  for (int s = 0; s < seats; s++) load_panel(it.H[lane() + 32 * (first_half + s)] + from, P[s]);
-#pragma unroll 8
-  for (int k = 0; k < from; k++) {
-    float right[panel], left[seats];
-    load_panel(it.H[k] + from, right);
+  for (int s = 0; s < left; s++) {
+    row[s] = lane() + from / 32 * 32 + 32 * s;
 #pragma unroll
-    for (int s = 0; s < seats; s++) left[s] = it.H[k][lane() + 32 * (first_half + s)];
+    for (int j = 0; j < panel; j++) P[s][j] = lines[j * stride_at(from) + row[s]];
+  }
+  for (int before = 0; before < from; before += panel) {
+    const float *line = row_of(before);
 #pragma unroll
-    for (int s = 0; s < seats; s++)
+    for (int k = 0; k < panel; k++) {
+      float right[panel];
+      load_panel(line + from, right);
 #pragma unroll
-      for (int j = 0; j < panel; j++) P[s][j] -= left[s] * right[j];
+      for (int s = 0; s < left; s++) {
+        float by = line[row[s]];
+#pragma unroll
+        for (int j = 0; j < panel; j++) P[s][j] -= by * right[j];
+      }
+      line += stride_at(before);
+    }
   }
 #pragma unroll
   for (int j = 0; j < panel; j++)
 #pragma unroll
     for (int i = j; i < panel; i++) C[i][j] = __shfl_sync(ALL, P[0][j], base + i);
-  int place[seats];
-  bool in_corner[seats];
-#pragma unroll
-  for (int s = 0; s < seats; s++) {
-    place[s] = lane() + 32 * (first_half + s) - from;
-    in_corner[s] = place[s] < panel && from + place[s] != total;
-  }
 #pragma unroll
   for (int j = 0; j < panel; j++) {
     float inverse = ratio(1, C[j][j]);
@@ -53,30 +43,32 @@ DEVICE void factorize_panel(int from, int total) {
 #pragma unroll
       for (int l = i; l < panel; l++) C[l][i] -= C[l][j] * by;
 #pragma unroll
-      for (int s = 0; s < seats; s++) P[s][i] -= P[s][j] * by;
+      for (int s = 0; s < left; s++) P[s][i] -= P[s][j] * by;
     }
     // A Hessian that is not positive definite must not pass for one.
     float root = C[j][j] > 0 ? rsqrtf(C[j][j]) : NOT_A_NUMBER;
 #pragma unroll
-    for (int s = 0; s < seats; s++) {
-      float entry = P[s][j] * (in_corner[s] ? inverse : root);
-      if (place[s] >= j) it.H[from + j][from + place[s]] = place[s] == j ? root : entry;
+    for (int s = 0; s < left; s++) {
+      int place = row[s] - from;
+      bool in_corner = place < panel && row[s] != total, exists = rows_of_H % 32 == 0 || row[s] < rows_of_H;
+      float entry = P[s][j] * (in_corner ? inverse : root);
+      if (place >= j && exists) lines[j * stride_at(from) + row[s]] = place == j ? root : entry;
     }
   }
   __syncwarp();
 }
 
 // Factorizes the Hessian; the right-hand side's first half is left in b.
-DEVICE void factorize_all(int total, float (&b)[halves]) {
+DEVICE void factorize_all(const Seat (&seat)[seats], int total, float (&b)[seats]) {
+  int last = total / 32;
   for (int from = 0; from <= total; from += panel) {
-    if (from < 32) factorize_panel<halves>(from, total);
+    int left = last - from / 32;
+    if (seats > 2 && left == 2) factorize_panel<3>(from, total);
+    else if (seats > 1 && left == 1) factorize_panel<2>(from, total);
     else factorize_panel<1>(from, total);
   }
 #pragma unroll
-  for (int half = 0; half < halves; half++) {
-    int f = lane() + 32 * half;
-    b[half] = f < total ? condensed().H[f][total] : 0;
-  }
+  for (int s = 0; s < seats; s++) b[s] = seat[s].taken ? seat[s].row[total] : 0;
 }
 
 // All lanes know what a panel's rows come to; keeps it for the lanes that have these rows.
@@ -88,28 +80,33 @@ DEVICE void keep_panel(int from, const float (&y)[panel]) {
   }
 }
 
-DEVICE void collect_panels(int total, float (&b)[halves]) {
+DEVICE void collect_panels(const Seat (&seat)[seats], float (&b)[seats]) {
   __syncwarp();
 #pragma unroll
-  for (int half = 0; half < halves; half++) {
-    int row = lane() + 32 * half;
-    b[half] = row < total ? condensed().v[row] : 0;
-  }
+  for (int s = 0; s < seats; s++) b[s] = seat[s].taken ? condensed().v[seat[s].f] : 0;
   __syncwarp();
 }
 
+// The seat's number that belongs to a panel's rows.
+DEVICE float of_panel(const float (&b)[seats], int from) {
+  float mine = b[0];
+#pragma unroll
+  for (int s = 1; s < seats; s++) mine = from / 32 == s ? b[s] : mine;
+  return mine;
+}
+
 // b := L^-1 b.
-DEVICE void solve_forth(float (&b)[halves], int total) {
-  const Condensed &it = condensed();
+DEVICE void solve_forth(const Seat (&seat)[seats], int total, float (&b)[seats]) {
 #pragma unroll 2
   for (int from = 0; from < total; from += panel) {
-    float corner[panel][panel], below[halves][panel], y[panel], mine = from < 32 ? b[0] : b[1];
+    const float *line = row_of(from);
+    float corner[panel][panel], below[seats][panel], y[panel], mine = of_panel(b, from);
 #pragma unroll
     for (int i = 0; i < panel; i++) {
       y[i] = __shfl_sync(ALL, mine, from % 32 + i);
-      load_panel(it.H[from + i] + from, corner[i]);
+      load_panel(line + i * stride_at(from) + from, corner[i]);
 #pragma unroll
-      for (int half = 0; half < halves; half++) below[half][i] = it.H[from + i][lane() + 32 * half];
+      for (int s = 0; s < seats; s++) below[s][i] = line[i * stride_at(from) + seat[s].f];
     }
 #pragma unroll
     for (int i = 0; i < panel; i++) {
@@ -117,24 +114,24 @@ DEVICE void solve_forth(float (&b)[halves], int total) {
       for (int j = i + 1; j < panel; j++) y[j] -= corner[i][j] * y[i];
       y[i] *= corner[i][i];
 #pragma unroll
-      for (int half = 0; half < halves; half++) b[half] -= below[half][i] * y[i];  // rows above are done with
+      for (int s = 0; s < seats; s++) b[s] -= below[s][i] * y[i];  // rows above are done with
     }
     keep_panel(from, y);
   }
-  collect_panels(total, b);
+  collect_panels(seat, b);
 }
 
 // b := L^-T b.
-DEVICE void solve_back(float (&b)[halves], int total) {
-  const Condensed &it = condensed();
+DEVICE void solve_back(const Seat (&seat)[seats], int total, float (&b)[seats]) {
 #pragma unroll 2
-  for (int from = (total - 1) / panel * panel; from >= 0; from -= panel) {
-    float corner[panel][panel], above[halves][panel], x[panel], mine = from < 32 ? b[0] : b[1];
+  for (int from = panel_of(total - 1); from >= 0; from -= panel) {
+    const float *line = row_of(from);
+    float corner[panel][panel], above[seats][panel], x[panel], mine = of_panel(b, from);
 #pragma unroll
-    for (int half = 0; half < halves; half++) load_panel(it.H[lane() + 32 * half] + from, above[half]);
+    for (int s = 0; s < seats; s++) load_panel(seat[s].row + from, above[s]);
 #pragma unroll
     for (int i = 0; i < panel; i++) {
-      load_panel(it.H[from + i] + from, corner[i]);
+      load_panel(line + i * stride_at(from) + from, corner[i]);
       x[i] = corner[i][i] * __shfl_sync(ALL, mine, from % 32 + i);
     }
 #pragma unroll
@@ -142,9 +139,9 @@ DEVICE void solve_back(float (&b)[halves], int total) {
 #pragma unroll
       for (int j = 0; j < i; j++) x[j] -= corner[j][i] * x[i];
 #pragma unroll
-      for (int half = 0; half < halves; half++) b[half] -= above[half][i] * x[i];  // rows below are done with
+      for (int s = 0; s < seats; s++) b[s] -= above[s][i] * x[i];  // rows below are done with
     }
     keep_panel(from, x);
   }
-  collect_panels(total, b);
+  collect_panels(seat, b);
 }

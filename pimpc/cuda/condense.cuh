@@ -1,31 +1,44 @@
 // The Hessian of the free inputs: without the barrier, from the stages; and then with it.
 
-// Column `lane` of a stage's [B, A], and all of them in Work::E.
-DEVICE void spread_BA(const Problem &of, int k, float (&ba)[nx]) {
-  load_BA(of, k, ba);
-  __syncwarp();
+// What the lanes keep of the stage that comes next, which is in the other memory.
+struct Coming {
+  float ba[nx], q;  // column `lane` of [B, A]; a weight of a state
+
+  DEVICE void fetch(const Problem &of, int k) {
+    load_BA(of, k, ba);
+    q = of.Q[k * nx + (lane() < nx ? lane() : 0)];
+  }
+
+  // Puts [B, A] into Work::E.
+  DEVICE void spread() const {
+    __syncwarp();
 #pragma unroll
-  for (int j = 0; j < nx; j++) work.E[j][lane()] = ba[j];
-  __syncwarp();
-}
+    for (int j = 0; j < nx; j++) work.E[j][lane()] = ba[j];
+    __syncwarp();
+  }
+};
 
 // With P_k the Hessian of the cost of x_{k+1} and what follows without inputs, and W the derivative of x_{k+1} by all earlier
 // inputs, the rows of stage k are B_k' P_k W, and the weights of inputs and of their rates. This is B_k' P_k, one stage after
-// the other from the last, in the place of those rows. P_k is in Work::X.
+// the other from the last, at the beginning of what will be the row of each input. P_k is in Work::X.
 DEVICE void costates(const Problem &of, const Tables &table, int total) {
   int c = lane(), row = total;
   float P[nx];
 #pragma unroll
   for (int j = 0; j < nx; j++) P[j] = 0;
+  Coming coming;
+  coming.fetch(of, N - 1);
   for (int k = N - 1; k >= 0; k--) {
-    float ba[nx], PBA[nx];
-    spread_BA(of, k, ba);
+    float PBA[nx];
+    Coming here = coming;
+    coming.fetch(of, k > 0 ? k - 1 : 0);
+    here.spread();
     if (c >= nu && c < n) {
 #pragma unroll
       for (int j = 0; j < nx; j++) work.X[c - nu][j] = P[j];
     }
     __syncwarp();
-    if (c < nx) work.X[c][c] += of.Q[k * nx + c];
+    if (c < nx) work.X[c][c] += here.q;
     __syncwarp();
     unsigned free = table.free()[k];
     row -= __popc(free);
@@ -35,11 +48,12 @@ DEVICE void costates(const Problem &of, const Tables &table, int total) {
       load_vector<nx>(work.X[j], by);
       PBA[j] = 0;
 #pragma unroll
-      for (int l = 0; l < nx; l++) PBA[j] += by[l] * ba[l];
+      for (int l = 0; l < nx; l++) PBA[j] += by[l] * here.ba[l];
       P[j] = 0;
     }
     if (c < nu && (free >> c & 1)) {
-      float *to = condensed().H[row + __popc(free & below(c))];
+      int f = row + __popc(free & below(c));
+      float *to = row_of(f) + panel_of(f);
 #pragma unroll
       for (int j = 0; j < nx; j++) to[j] = PBA[j];
     }
@@ -54,149 +68,136 @@ DEVICE void costates(const Problem &of, const Tables &table, int total) {
   __syncwarp();
 }
 
-// The Hessian without the barrier.
-DEVICE void condense(const Problem &of, const Tables &table, const Seat (&seat)[halves], int total) {
-  Condensed &it = condensed();
+// The Hessian without the barrier, here and in the other memory, from which the stages come.
+DEVICE void condense(const Problem &of, const Tables &table, const Seat (&seat)[seats], int total) {
   costates(of, table, total);
-  float w[halves][nx], weight[halves], rate[halves];
+  float w[seats][nx], weight[seats], rate[seats];
 #pragma unroll
-  for (int half = 0; half < halves; half++) {
-    const Seat &own = seat[half];
-    rate[half] = own.k + 1 < N ? of.S[own.spot + nu] : 0;
-    weight[half] = own.taken ? of.R[own.spot] + of.S[own.spot] + rate[half] : 1;
+  for (int s = 0; s < seats; s++) {
+    const Seat &own = seat[s];
+    rate[s] = own.k + 1 < N ? of.S[own.spot + nu] : 0;
+    weight[s] = own.taken ? of.R[own.spot] + of.S[own.spot] + rate[s] : 0;
 #pragma unroll
-    for (int j = 0; j < nx; j++) w[half][j] = 0;
+    for (int j = 0; j < nx; j++) w[s][j] = 0;
   }
   int row = 0;
   float next[nx];
-  load_vector<nx>(it.H[0], next);
+  load_vector<nx>(row_of(0), next);
+  Coming coming;
+  coming.fetch(of, 0);
   for (int k = 0; k < N; k++) {
-    float ba[nx];
-    spread_BA(of, k, ba);
-    float moved[halves][nx];
+    Coming here = coming;
+    coming.fetch(of, k + 1 < N ? k + 1 : k);
+    here.spread();
+    float moved[seats][nx];
 #pragma unroll
     for (int j = 0; j < nx; j++) {
       float by[nx];
       load_vector<nx>(work.E[j] + nu, by);
 #pragma unroll
-      for (int half = 0; half < halves; half++) {
-        moved[half][j] = 0;
+      for (int s = 0; s < seats; s++) {
+        moved[s][j] = 0;
 #pragma unroll
-        for (int l = 0; l < nx; l++) moved[half][j] += by[l] * w[half][l];
-        if (seat[half].taken && seat[half].k == k) moved[half][j] = work.E[j][seat[half].c];
+        for (int l = 0; l < nx; l++) moved[s][j] += by[l] * w[s][l];
+        if (seat[s].taken && seat[s].k == k) moved[s][j] = work.E[j][seat[s].c];
       }
     }
 #pragma unroll
-    for (int half = 0; half < halves; half++)
+    for (int s = 0; s < seats; s++)
 #pragma unroll
-      for (int j = 0; j < nx; j++) w[half][j] = moved[half][j];
+      for (int j = 0; j < nx; j++) w[s][j] = moved[s][j];
     for (unsigned left = table.free()[k]; left; left &= left - 1) {
-      float here[nx], entry[halves];
+      float costate[nx], entry[seats];
 #pragma unroll
-      for (int j = 0; j < nx; j++) here[j] = next[j];
-      load_vector<nx>(it.H[row + 1], next);  // before it may be overwritten
-      int spot = it.spot[row];
+      for (int j = 0; j < nx; j++) costate[j] = next[j];
+      load_vector<nx>(row_of(row + 1) + panel_of(row + 1), next);  // before it may be overwritten
+      int spot = condensed().spot[row];
 #pragma unroll
-      for (int half = 0; half < halves; half++) {
-        entry[half] = 0;
+      for (int s = 0; s < seats; s++) {
+        entry[s] = 0;
 #pragma unroll
-        for (int j = 0; j < nx; j++) entry[half] += here[j] * w[half][j];
-        if (seat[half].f == row) entry[half] += weight[half];
-        if (seat[half].taken && seat[half].spot + nu == spot) entry[half] -= rate[half];
+        for (int j = 0; j < nx; j++) entry[s] += costate[j] * w[s][j];
+        if (seat[s].f == row) entry[s] += weight[s];
+        if (seat[s].taken && seat[s].spot + nu == spot) entry[s] -= rate[s];
       }
       __syncwarp();
 #pragma unroll
-      for (int half = 0; half < halves; half++) it.H[row][seat[half].f] = entry[half];
+      for (int s = 0; s < seats; s++)
+        if (seat[s].f <= row) seat[s].row[row] = entry[s];
       row++;
     }
   }
   for (; row <= total || row % panel != 0; row++)
 #pragma unroll
-    for (int half = 0; half < halves; half++) it.H[row][seat[half].f] = 0;
-  __syncwarp();
-#pragma unroll
-  for (int half = 0; half < halves; half++)
-    for (int i = 0; i < seat[half].count; i++) it.own[seat[half].f][i] = it.H[seat[half].f][seat[half].first + i];
-  __syncwarp();
+    for (int s = 0; s < seats; s++)
+      if (seat[s].f <= row) seat[s].row[row] = seat[s].f < row ? 0 : row == total ? 1e30f : 1;  // no pivots
+  send_hessian(table);
 }
 
-// Renews the blocks on the Hessian's diagonal, G' D G with D = stiff_of_sides() included if there is a barrier, and the row
-// of the right-hand side.
-DEVICE void renew(const Seat (&seat)[halves], int total, bool barrier, const float (&right)[halves]) {
+// Adds G' D G with D = stiff_of_sides() to the Hessian if there is a barrier, and puts in the row of the right-hand side.
+DEVICE void renew(const Seat (&seat)[seats], int total, bool barrier, const float (&right)[seats]) {
   Condensed &it = condensed();
 #pragma unroll
-  for (int half = 0; half < halves; half++) {
-    const Seat &own = seat[half];
-    float *row = it.H[own.f];
-    if (!own.taken) {
-      row[own.f] = own.f == total ? 1e30f : 1;  // the right-hand side is no pivot
-      continue;
-    }
-    it.H[total][own.f] = right[half];
+  for (int s = 0; s < seats; s++) {
+    const Seat &own = seat[s];
+    if (!own.taken) continue;
+    own.row[total] = right[s];
+    if (!barrier) continue;
     const Block &at = own.block;
     const float *G = it.G + own.k * stride_G, *stiff = stiff_of_sides() + own.k * ns;
-    float H[most_columns + 1], diagonal = 0;
+    float H[most_columns + 1], diagonal = nb > 0 ? stiff[own.c] + stiff[nb + own.c] : 0;
 #pragma unroll
     for (int i = 0; i <= most_columns; i++) H[i] = 0;
-    if (barrier) {
-      if (nb > 0) diagonal = stiff[own.c] + stiff[nb + own.c];
-      if (m > 0) {
+    if (m > 0) {
 #pragma unroll 6
-        for (int l = 0; l < lines; l++) {
-          if (!same_rows && l >= at.rows_count) break;
-          const float *line = G + l * nu, *first = line + at.first_column;
-          float f = stiff[2 * nb + at.rows_first + l] * line[own.c];
+      for (int l = 0; l < lines; l++) {
+        if (!same_rows && l >= at.rows_count) break;
+        const float *line = G + l * nu, *first = line + at.first_column;
+        float f = stiff[2 * nb + at.rows_first + l] * line[own.c];
 #pragma unroll
-          for (int i = 0; i < most_columns; i += 2) {
-            float2 g = pairs ? *(const float2 *)(first + i) : make_float2(first[i], i + 1 < most_columns ? first[i + 1] : 0);
-            H[i] += g.x * f;
-            H[i + 1] += g.y * f;
-          }
+        for (int i = 0; i < most_columns; i += 2) {
+          float2 g = pairs ? *(const float2 *)(first + i) : make_float2(first[i], i + 1 < most_columns ? first[i + 1] : 0);
+          H[i] += g.x * f;
+          H[i + 1] += g.y * f;
         }
       }
     }
 #pragma unroll
     for (int i = 0; i < most_columns; i++) {
       int c = at.first_column + i;
-      if (c < at.columns_end && c <= own.c && (own.free >> c & 1)) {
-        int place = __popc(own.free & below(c));
-        row[own.first + place] = it.own[own.f][place] + H[i] + (c == own.c ? diagonal : 0);
-      }
+      if (c < at.columns_end && c <= own.c && (own.free >> c & 1))
+        row_of(own.first + __popc(own.free & below(c)))[own.f] += H[i] + (c == own.c ? diagonal : 0);
     }
   }
   __syncwarp();
 }
 
-// The Hessian without the barrier, which takes the place of the other one, times Condensed::v, for each seat.
-DEVICE void times_hessian(const Seat (&seat)[halves], int total, float (&product)[halves]) {
-  Condensed &it = condensed();
-  __syncwarp();
+// The Hessian without the barrier, which is on its way, times Condensed::v, for each seat.
+DEVICE void times_hessian(const Seat (&seat)[seats], int total, float (&product)[seats]) {
+  arrive();
+  float sums[seats][2];
 #pragma unroll
-  for (int half = 0; half < halves; half++) {
-    const Seat &own = seat[half];
-    for (int i = 0; i < own.count && own.first + i <= own.f; i++) it.H[own.f][own.first + i] = it.own[own.f][i];
-  }
-  __syncwarp();
-  float sums[halves][2] = {{0, 0}, {0, 0}};
+  for (int s = 0; s < seats; s++) sums[s][0] = sums[s][1] = 0;
 #pragma unroll
-  for (int half = 0; half < halves; half++) {
-    int f = seat[half].f;
+  for (int first = 0; first < rows_of_H; first += 32) {
+#pragma unroll 2
+    for (int from = first; from < first + 32; from += panel) {
+      if (from >= total) break;  // what follows in the last panel has zeros for the way
+      const float *line = row_of(from);
+      float v[panel], right[panel];
+      load_panel(condensed().v + from, v);
 #pragma unroll
-    for (int first = 0; first < rows_of_H; first += 32) {
-#pragma unroll 4
-      for (int c = first; c < first + 32; c += 4) {
-        if (c >= total) break;  // what follows in the last four rows has zeros for the way
-        float4 v = *(const float4 *)(it.v + c), row = *(const float4 *)(it.H[f] + c);
-        float by[4] = {v.x, v.y, v.z, v.w}, left[4] = {row.x, row.y, row.z, row.w};
+      for (int s = 0; s < seats; s++) {
+        // Wherever the seat decides which triangle it is, only one of them is read.
+        if (first / 32 >= s) load_panel(seat[s].row + from, right);
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-          // Wherever the half decides which triangle it is, only one of them is read.
-          float entry = first / 32 < half || (first / 32 == half && c + i <= f) ? left[i] : it.H[c + i][f];
-          sums[half][i % 2] += entry * by[i];
+        for (int i = 0; i < panel; i++) {
+          bool left = first / 32 < s || (first / 32 == s && from + i <= seat[s].f);
+          sums[s][i % 2] += (left ? line[i * stride_at(from) + seat[s].f] : right[i]) * v[i];
         }
       }
     }
   }
 #pragma unroll
-  for (int half = 0; half < halves; half++) product[half] = seat[half].taken ? sums[half][0] + sums[half][1] : 0;
+  for (int s = 0; s < seats; s++) product[s] = seat[s].taken ? sums[s][0] + sums[s][1] : 0;
 }

@@ -2,10 +2,10 @@
 // that no pass goes from stage to stage. States have no bounds here, and are not known between start and answer.
 
 // C' push for each seat.
-DEVICE void pull_seats(const Seat (&seat)[halves], float (&total)[halves]) {
+DEVICE void pull_seats(const Seat (&seat)[seats], float (&total)[seats]) {
 #pragma unroll
-  for (int half = 0; half < halves; half++) {
-    const Seat &own = seat[half];
+  for (int s = 0; s < seats; s++) {
+    const Seat &own = seat[s];
     const float *push = push_of_sides() + own.k * ns, *column = condensed().G + own.k * stride_G + own.c;
     float sums[2] = {nb > 0 ? push[nb + own.c] - push[own.c] : 0, 0};
     if (m > 0) {
@@ -14,12 +14,12 @@ DEVICE void pull_seats(const Seat (&seat)[halves], float (&total)[halves]) {
       for (int l = 0; l < lines; l++)
         if (same_rows || l < own.block.rows_count) sums[l % 2] += column[l * nu] * push[l];
     }
-    total[half] = own.taken ? sums[0] + sums[1] : 0;
+    total[s] = own.taken ? sums[0] + sums[1] : 0;
   }
 }
 
 // The slope of the cost at the plan in the table, for each seat. Leaves zeros in Condensed::step.
-DEVICE void slope_of_plan(const Problem &of, const Tables &table, const Seat (&seat)[halves], float (&slope)[halves]) {
+DEVICE void slope_of_plan(const Problem &of, const Tables &table, const Seat (&seat)[seats], float (&slope)[seats]) {
   int c = lane();
   float p = 0, rates_next = 0, *all = condensed().step;
   for (int k = N - 1; k >= 0; k--) {
@@ -40,18 +40,18 @@ DEVICE void slope_of_plan(const Problem &of, const Tables &table, const Seat (&s
   }
   __syncwarp();
 #pragma unroll
-  for (int half = 0; half < halves; half++) slope[half] = seat[half].taken ? all[seat[half].spot] : 0;
+  for (int s = 0; s < seats; s++) slope[s] = seat[s].taken ? all[seat[s].spot] : 0;
   __syncwarp();
   for (int i = c; i < N * nu; i += 32) all[i] = 0;
   __syncwarp();
 }
 
 // Puts a step in its place among all inputs, of which those that are not free do not move.
-DEVICE void spread(const Seat (&seat)[halves], const float (&value)[halves]) {
+DEVICE void spread(const Seat (&seat)[seats], const float (&value)[seats]) {
   __syncwarp();
 #pragma unroll
-  for (int half = 0; half < halves; half++)
-    if (seat[half].taken) condensed().step[seat[half].spot] = value[half];
+  for (int s = 0; s < seats; s++)
+    if (seat[s].taken) condensed().step[seat[s].spot] = value[s];
   __syncwarp();
 }
 
@@ -64,7 +64,7 @@ DEVICE void weigh_sides(const Tables &table, int sides) {
     for (int i = 0; i < at_once; i++) {
       int e = base + 32 * i < sides ? base + 32 * i : 0;
       pair[i].read(table, e);
-      place[i] = condensed().place[e];
+      place[i] = place_of_sides()[e];
     }
 #pragma unroll
     for (int i = 0; i < at_once; i++) {
@@ -89,8 +89,9 @@ DEVICE void look_ahead(const Tables &table, int sides, bool corrector, Status &s
     for (int i = 0; i < at_once; i++) {
       int e = base + 32 * i < sides ? base + 32 * i : 0;
       pair[i].read(table, e);
-      climb[i] = What(condensed().what[e]).apply(condensed().step);
-      push[i] = corrector ? push_of_sides()[condensed().place[e]] : 0;
+      int place = place_of_sides()[e];
+      climb[i] = What(place).apply(condensed().step);
+      push[i] = corrector ? push_of_sides()[place] : 0;
     }
 #pragma unroll
     for (int i = 0; i < at_once; i++) {
@@ -103,7 +104,7 @@ DEVICE void look_ahead(const Tables &table, int sides, bool corrector, Status &s
       sums[1] += it.s * dz + it.z * ds;
       sums[2] += ds * dz;
       table.change()[base + 32 * i] = corrector ? dz : ds * dz;
-      condensed().climb[base + 32 * i] = climb[i];
+      climb_of_sides()[base + 32 * i] = climb[i];
     }
   }
   conclude(steepest, sums, corrector, status);
@@ -111,7 +112,7 @@ DEVICE void look_ahead(const Tables &table, int sides, bool corrector, Status &s
   for (int i = lane(); i < sides; i += 32) {
     Pair it;
     it.read(table, i);
-    push_of_sides()[condensed().place[i]] = (status.centre - table.change()[i]) * it.yields;
+    push_of_sides()[place_of_sides()[i]] = (status.centre - table.change()[i]) * it.yields;
   }
   __syncwarp();
 }
@@ -147,50 +148,48 @@ DEVICE float worst_violation(const Places &at, const Problem &of, const Tables &
 
 // What an iterate knows of itself beside the tables: for each seat, the way from the start, and the slope of the cost.
 struct Course {
-  float way[halves], start_slope[halves], slope[halves];
+  float way[seats], start_slope[seats], slope[seats];
   float start_cost, floor;  // the cost counts as no less
 };
 
-// Takes the step, and says whether to go on: whether the new iterate is not good enough yet.
-DEVICE bool move_condensed(const Places &at, const Problem &of, const Tables &table, const Seat (&seat)[halves], int total,
-                           int sides, const float (&step_of_seat)[halves], Course &course, Status &status) {
+// Takes the step, and says whether to go on: whether the new iterate is not good enough yet. The Hessian is on its way.
+DEVICE bool move_condensed(const Places &at, const Problem &of, const Tables &table, const Seat (&seat)[seats], int total,
+                           int sides, const float (&step_of_seat)[seats], Course &course, Status &status) {
   float step = status.step, gap = 0;
   if (!(step > 0)) return false;
   for (int base = lane(); base - lane() < sides; base += 32 * at_once) {
     Pair pair[at_once];
-    float climb[at_once], dz[at_once], value[at_once], limit[at_once];
+    float climb[at_once], dz[at_once];
 #pragma unroll
     for (int i = 0; i < at_once; i++) {
       int e = base + 32 * i < sides ? base + 32 * i : 0;
       pair[i].read(table, e);
-      climb[i] = condensed().climb[e];
+      climb[i] = climb_of_sides()[e];
       dz[i] = table.change()[e];
-      value[i] = condensed().value[e] + step * climb[i];
-      limit[i] = condensed().limit[e];
     }
 #pragma unroll
     for (int i = 0; i < at_once; i++) {
       int e = base + 32 * i;
       if (e >= sides) continue;
-      float z = pair[i].z + step * dz[i];
+      float z = pair[i].z + step * dz[i], excess = pair[i].excess + step * climb[i];
       table.s()[e] = pair[i].s + step * (pair[i].delta * dz[i] - pair[i].off - climb[i]);
       table.z()[e] = z;
-      condensed().value[e] = value[i];
-      gap += z * fabsf(value[i] - limit[i]);
+      excess_of_sides()[e] = excess;
+      gap += z * fabsf(excess);
     }
   }
 #pragma unroll
-  for (int half = 0; half < halves; half++) {
-    if (seat[half].taken) course.way[half] += step * step_of_seat[half];
-    condensed().v[seat[half].f] = course.way[half];
-    if (seat[half].taken) table.point()[(seat[half].k + 1) * n + seat[half].c] += step * step_of_seat[half];
+  for (int s = 0; s < seats; s++) {
+    if (seat[s].taken) course.way[s] += step * step_of_seat[s];
+    condensed().v[seat[s].f] = course.way[s];
+    if (seat[s].taken) table.point()[(seat[s].k + 1) * n + seat[s].c] += step * step_of_seat[s];
   }
-  float product[halves], cost = 0;
+  float product[seats], cost = 0;
   times_hessian(seat, total, product);
 #pragma unroll
-  for (int half = 0; half < halves; half++) {
-    course.slope[half] = course.start_slope[half] + product[half];
-    cost += 0.5f * course.way[half] * (course.start_slope[half] + course.slope[half]);
+  for (int s = 0; s < seats; s++) {
+    course.slope[s] = course.start_slope[s] + product[s];
+    cost += 0.5f * course.way[s] * (course.start_slope[s] + course.slope[s]);
   }
   gap = sum(gap);
   float scale = fmaxf(course.start_cost + sum(cost), course.floor);
@@ -200,82 +199,107 @@ DEVICE bool move_condensed(const Places &at, const Problem &of, const Tables &ta
   return !good && scale + gap < INF;
 }
 
+// From the unconstrained optimum, to which `step` leads from the plan, to the first iterate; returns the number of its sides.
+DEVICE int start_condensed(const Places &at, const Problem &of, const Tables &table, const Seat (&seat)[seats],
+                           const float *u_near, const Multipliers &known, const Near &near, Course &course, Status &status,
+                           float &largest) {
+  for (int i = lane(); i < N * nu; i += 32) {
+    int k = i / nu;
+    table.point()[(k + 1) * n + i - k * nu] += condensed().step[i];
+  }
+  __syncwarp();
+  roll_out(of, table.point());
+  Survey found = start(at, of, table, u_near, known, near, status, largest);
+  slope_of_plan(of, table, seat, course.slope);
+  course.start_cost = found.cost;
+  course.floor = found.floor;
+#pragma unroll
+  for (int s = 0; s < seats; s++) {
+    course.way[s] = 0;
+    course.start_slope[s] = course.slope[s];
+  }
+  return list_sides(of, table);
+}
+
+// The predictor and the corrector, or the step of a problem without sides: from the first half of the solution in `b`.
+DEVICE void step_of(const Tables &table, const Seat (&seat)[seats], int total, int sides, bool barrier, float (&b)[seats],
+                    float (&step)[seats], Status &status) {
+  for (int pass = 0; pass < (barrier ? 2 : 1); pass++) {
+    if (pass > 0) {
+      pull_seats(seat, b);
+      solve_forth(seat, total, b);
+    }
+    solve_back(seat, total, b);
+#pragma unroll
+    for (int s = 0; s < seats; s++) step[s] = pass > 0 ? step[s] - b[s] : b[s];
+    spread(seat, step);
+    if (pass > 0) ask_for_hessian(table);
+    if (barrier) look_ahead(table, sides, pass > 0, status);
+  }
+}
+
 // Solves the problem; returns after how many iterations, and whether there was an answer to look for. What a turn does is
 // decided as it runs, as it is in `interior_point.cuh`.
 DEVICE int solve_problem(const Places &at, const Problem &given, const Tables &table, const float *u_near,
                          const Multipliers &known, bool runnable, bool &empty, float &largest) {
-  Problem of = bring_problem(given);
+  Problem of = problem_on_chip(given, table);
   Status status;
+  bring_sides(given);
+  bring_stages(given, table);
   plan(of, table, warm_started ? u_near : nullptr);
   empty = measure(at, of, table, status.count);
   bool solvable = runnable && !empty;
   if (!solvable) largest = 0;
   int total = list_free(table);
   if (total > most_free) {  // not what was declared: no answer
-    for (int i = lane(); i < N * ns; i += 32) table.z()[i] = 0;
+    for (int i = lane(); i < all_sides; i += 32) table.z()[i] = 0;
     __syncwarp();
     largest = 0;
     return 0;
   }
-  Seat seat[halves];
+  Seat seat[seats];
 #pragma unroll
-  for (int half = 0; half < halves; half++) seat[half] = seat_of(table, half, total);
-  condense(of, table, seat, total);
+  for (int s = 0; s < seats; s++) seat[s] = seat_of(table, s, total);
   Near near = {false, 0, INF};
   Course course;
+  slope_of_plan(of, table, seat, course.slope);
+  condense(given, table, seat, total);
   int sides = 0;
   // Turns: what a warm start lacks, the unconstrained optimum, and then iterations.
   for (int turn = warm_started ? -2 : -1; turn < max_iterations; turn++) {
-    float right[halves], step[halves];
-    if (turn <= 0) slope_of_plan(of, table, seat, course.slope);
-    if (turn == 0) {
-      sides = list_sides(at, of, table);
-#pragma unroll
-      for (int half = 0; half < halves; half++) {
-        course.way[half] = 0;
-        course.start_slope[half] = course.slope[half];
-      }
-    }
+    float right[seats], step[seats];
     if (turn >= 0) weigh_sides(table, sides);
     else push_as_known(known, turn == -2);
     pull_seats(seat, right);
 #pragma unroll
-    for (int half = 0; half < halves; half++) right[half] = -(course.slope[half] + right[half]);
+    for (int s = 0; s < seats; s++) right[s] = -(course.slope[s] + right[s]);
     renew(seat, total, turn >= 0, right);
-    factorize_all(total, right);
+    factorize_all(seat, total, right);
     if (warm_started && turn == -2) {
-      near.excess = sum(0.5f * (right[0] * right[0] + right[1] * right[1]));
+      float energy = 0;
+#pragma unroll
+      for (int s = 0; s < seats; s++) energy += 0.5f * right[s] * right[s];
+      near.excess = sum(energy);
       near.distance = near.excess + mismatch(of, table, known, near.any);
+      bring_stages(given, table);
       plan(of, table, nullptr);
+      slope_of_plan(of, table, seat, course.slope);
+      ask_for_hessian(table);
+      arrive();
       continue;
     }
-    for (int pass = 0; pass < (turn < 0 ? 1 : 2); pass++) {
-      if (pass > 0) {
-        pull_seats(seat, right);
-        solve_forth(right, total);
-      }
-      solve_back(right, total);
-#pragma unroll
-      for (int half = 0; half < halves; half++) step[half] = pass > 0 ? step[half] - right[half] : right[half];
-      spread(seat, step);
-      if (turn >= 0) look_ahead(table, sides, pass > 0, status);
-    }
+    step_of(table, seat, total, sides, turn >= 0, right, step, status);
     if (turn >= 0) {
       if (move_condensed(at, of, table, seat, total, sides, step, course, status)) continue;
       unlist_sides(table, sides);
       return turn + 1;
     }
-    for (int i = lane(); i < N * nu; i += 32) {
-      int k = i / nu;
-      table.point()[(k + 1) * n + i - k * nu] += condensed().step[i];
-    }
-    __syncwarp();
-    roll_out(of, table.point());
-    Survey found = start(at, of, table, u_near, known, near, status, largest);
-    if (!solvable) return 0;
-    course.start_cost = found.cost;
-    course.floor = found.floor;
+    bring_stages(given, table);
+    sides = start_condensed(at, of, table, seat, u_near, known, near, course, status, largest);
+    if (!solvable) break;
+    ask_for_hessian(table);
+    arrive();
   }
-  if (max_iterations > 0) unlist_sides(table, sides);
-  return max_iterations;
+  unlist_sides(table, sides);
+  return solvable ? max_iterations : 0;
 }

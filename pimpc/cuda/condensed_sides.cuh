@@ -3,20 +3,33 @@
 
 constexpr int at_once = 4;
 
-// What a side bounds, in one number: where its row of G starts and on how many inputs from which it acts; or, without a row,
-// one input from above or from below.
+// What a side bounds: where its row of G starts and on how many inputs from which it acts; or, without a row, one input from
+// above or from below.
 struct What {
   int row, first, count;
   float sign;  // of an input that is bounded itself; 0: a row
 
-  DEVICE static int of(const Places &at, int k, int side, int i) {
-    if (side >= 2 * nb) return (k * stride_G + at.row[i]) << 14 | (k * nu + at.first[i]) << 7 | at.count[i] << 2;
-    return (k * nu + (side < nb ? side : side - nb)) << 7 | (side < nb ? 2 : 1);
+  // By k ns + side.
+  DEVICE explicit What(int place) {
+    int k = place / ns, side = place - k * ns, r = side - 2 * nb, start = 0, column = 0;
+    bool upper = side >= nb;
+    sign = nb == 0 || r >= 0 ? 0.0f : upper ? 1.0f : -1.0f;
+    row = r * nu;
+    first = r >= 0 ? 0 : upper ? side - nb : side;
+    count = nu;
+#pragma unroll
+    for (int b = 0; b < blocks; b++) {
+      if (r >= start) {
+        row = (r - start) * nu + column;
+        first = column;
+        count = block_columns[b];
+      }
+      start += block_rows[b];
+      column += block_columns[b];
+    }
+    row = k * stride_G + (r >= 0 ? row : 0);
+    first += k * nu;
   }
-
-  DEVICE explicit What(int packed)
-      : row(packed >> 14), first(packed >> 7 & 127), count(packed >> 2 & 31),
-        sign(nb == 0 || (packed & 3) == 0 ? 0.0f : (packed & 3) == 1 ? 1.0f : -1.0f) {}
 
   // What it makes of the inputs at `by`, nu for each stage.
   DEVICE float apply(const float *by) const {
@@ -43,23 +56,24 @@ struct What {
 
 // A side's numbers.
 struct Pair {
-  float s, z, delta, off;  // off: how far s is from the distance to the bound
-  float yields;            // 1 / (s + delta z)
+  float s, z, delta, excess;
+  float off;     // how far s is from the distance to the bound
+  float yields;  // 1 / (s + delta z)
 
   DEVICE void read(const Tables &table, int i) {
     s = table.s()[i];
     z = table.z()[i];
     delta = table.delta()[i];
-    off = condensed().value[i] - condensed().limit[i] + s;
+    excess = excess_of_sides()[i];
+    off = excess + s;
     yields = ratio(1, s + delta * z);
   }
 };
 
 // Lists the sides of a start, and their numbers in the order of the list; returns how many there are.
-DEVICE int list_sides(const Places &at, const Problem &of, const Tables &table) {
-  Condensed &it = condensed();
+DEVICE int list_sides(const Problem &of, const Tables &table) {
   int sides = 0;
-  for (int i = lane(); i < 2 * N * ns; i += 32) push_of_sides()[i] = 0;
+  for (int i = lane(); i < all_sides; i += 32) push_of_sides()[i] = stiff_of_sides()[i] = 0;
   for (int k = 0; k < N; k++)
 #pragma unroll
     for (int i = 0; i < chunks; i++) {
@@ -75,10 +89,8 @@ DEVICE int list_sides(const Places &at, const Problem &of, const Tables &table) 
         table.s()[to] = s;
         table.z()[to] = z;
         table.delta()[to] = delta;
-        it.limit[to] = limit;
-        it.value[to] = value;
-        it.place[to] = from;
-        it.what[to] = What::of(at, k, side, i);
+        excess_of_sides()[to] = value - limit;
+        place_of_sides()[to] = from;
       }
       sides += __popc(all);
     }
@@ -91,11 +103,11 @@ DEVICE void unlist_sides(const Tables &table, int sides) {
   float *push = push_of_sides(), *stiff = stiff_of_sides();
   __syncwarp();
   for (int i = lane(); i < sides; i += 32) {
-    push[condensed().place[i]] = table.z()[i];
-    stiff[condensed().place[i]] = table.change()[i];
+    push[place_of_sides()[i]] = table.z()[i];
+    stiff[place_of_sides()[i]] = table.change()[i];
   }
   __syncwarp();
-  for (int i = lane(); i < N * ns; i += 32) {
+  for (int i = lane(); i < all_sides; i += 32) {
     table.z()[i] = push[i];
     table.change()[i] = stiff[i];
   }
@@ -104,7 +116,7 @@ DEVICE void unlist_sides(const Tables &table, int sides) {
 
 // What the sides push with before there are any: nothing, or the multipliers of a warm start.
 DEVICE void push_as_known(const Multipliers &known, bool any) {
-  for (int i = lane(); i < N * ns; i += 32) {
+  for (int i = lane(); i < all_sides; i += 32) {
     int k = i / ns, side = i - k * ns;
     push_of_sides()[i] = warm_started && any && side >= nb ? multiplier_of(known, k, side) : 0;
   }

@@ -19,6 +19,6 @@ DEVICE long long own(bool shared, int size) { return shared ? 0 : (long long)blo
 
 // The tables that do not fit on the chip are in `scratch`.
 DEVICE Tables tables_of_block(float *scratch) {
-  if (room_condensed == 0) T_here[room_T - 32 + lane()] = 0;
-  return {scratch + own(false, tables_on_chip == 0 ? table_rest + table_T : table_rest)};
+  if (!condenses) T_here[room_T - 32 + lane()] = 0;
+  return {scratch + own(false, condenses ? packed_H : tables_on_chip == 0 ? table_rest + table_T : table_rest)};
 }

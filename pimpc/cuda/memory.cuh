@@ -14,16 +14,18 @@ constexpr int n = nu + nx;
 constexpr int ns = 2 * nb + m;
 constexpr int chunks = (ns + 31) / 32;
 constexpr int LD = 36;  // a row of eight slots of four columns, and four more for the banks' sake
-constexpr int stride_G = lines * nu + (room_condensed > 0 ? 4 : 0);  // from one stage's G to the next: likewise
+constexpr bool condenses = rows_of_H > 0;            // see `condensed.cuh`
+constexpr int packed_H = rows_of_H * (rows_of_H / 2 + 8);
+constexpr int stride_G = lines * nu + (condenses ? 4 : 0);  // from one stage's G to the next: likewise
 constexpr bool pairs = most_columns % 2 == 0 && nu % 2 == 0 && all_even;  // G may be read two columns at a time
 
 struct __align__(16) Work {
   float X[n][LD];                   // see `riccati.cuh`
   float E[nx][LD];                  // rows of [B_k, A_k], the columns as they are or in slots
-  float G[lines > 0 ? (lines * nu + 3) / 4 * 4 : 4];  // of different blocks side by side
+  float G[lines > 0 && !condenses ? (lines * nu + 3) / 4 * 4 : 4];  // of different blocks side by side
   float u[32], v[32], w[32];
-  float P_xx[nx][nx];
-  float stiff[ns > 0 ? ns : 1], push[ns > 0 ? ns : 1];
+  float P_xx[condenses ? 1 : nx][nx];
+  float stiff[ns > 0 && !condenses ? ns : 1], push[ns > 0 && !condenses ? ns : 1];
 };
 
 __shared__ Work work;
@@ -35,28 +37,31 @@ struct Problem {
 
 // What the passes over the stages leave for each other. A stage's T, nu x n, the first rows of its swept Hessian, is in
 // `T_here` while it is worked on, and stays there if there is room for all; and so do the other tables in `rest_here`.
-// A kernel that condenses (`condensed.cuh`) has other needs there, and none for the last three tables.
+// A kernel that condenses has other needs there, none for the last three tables, and none for `at` once there are changes.
 constexpr int table_T = N * nu * n;
-constexpr int at_s = (N + 1) * n, at_z = at_s + N * ns, at_delta = at_z + N * ns, at_change = at_delta + N * ns;
-constexpr int at_at = at_change + N * ns, at_free = at_at + N * m, at_t = at_free + N;
+constexpr int apart = condenses ? 4 : 1;  // tables start at multiples of it
+constexpr int of_sides = (N * ns + apart - 1) / apart * apart, at_s = ((N + 1) * n + apart - 1) / apart * apart;
+constexpr int at_z = at_s + of_sides, at_delta = at_z + of_sides, at_change = at_delta + of_sides;
+constexpr int at_at = condenses ? at_change : at_change + of_sides;
+constexpr int at_free = condenses ? at_change + of_sides : at_at + N * m, at_t = at_free + N;
 constexpr int at_climb = at_t + N * nu, at_move = at_climb + N * m, end_of_tables = at_move + N * n;
-constexpr int table_rest = ((room_condensed > 0 ? at_t : end_of_tables) + 3) / 4 * 4;
+constexpr int table_rest = ((condenses ? at_t : end_of_tables) + 3) / 4 * 4;
 constexpr int room_T = (tables_on_chip >= 1 ? table_T : nu * n) + 32;  // the last row may be read on
 
-__shared__ __align__(16) float T_here[room_condensed > 0 ? 4 : room_T];
+__shared__ __align__(16) float T_here[condenses ? 4 : room_T];
 #ifdef __CUDA_ARCH__
 extern __shared__ float4 condensed_here[];  // as much as is asked for at the launch
 #else
 __shared__ float4 condensed_here[room_asked / 4 + 1];
 #endif
-static_assert(room_condensed == 0 || room_condensed + table_rest <= room_asked, "Python has counted wrongly");
-__shared__ float rest_here[room_condensed == 0 && tables_on_chip >= 2 ? table_rest : 1];
+static_assert(!condenses || room_condensed + table_rest <= room_asked, "Python has counted wrongly");
+__shared__ float rest_here[!condenses && tables_on_chip >= 2 ? table_rest : 1];
 
 struct Tables {
-  float *far;  // in the other memory
+  float *far;  // in the other memory: what is not on the chip, or a Hessian
 
   DEVICE float *rest() const {
-    if (room_condensed > 0) return (float *)condensed_here + room_condensed;
+    if (condenses) return (float *)condensed_here + room_condensed;
     return tables_on_chip >= 2 ? rest_here : far;
   }
   DEVICE float *t() const { return rest() + at_t; }                        // nu: swept linear terms
@@ -145,7 +150,7 @@ struct Transit_G : Transit<lines * nu> {
 
 // Where a stage's G is on the chip, after a `__syncwarp`.
 DEVICE const float *load_G(const Problem &of, int k) {
-  if (room_condensed > 0) return of.G + k * stride_G;
+  if (condenses) return of.G + k * stride_G;
   Transit_G G;
   G.fetch(of, k);
   G.place();
