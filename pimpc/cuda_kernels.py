@@ -129,7 +129,7 @@ def _solve(structure: Structure, settings: Settings, warm: bool, given: Any) -> 
 def _judge(structure: Structure, given: Any) -> list[Array]:
     arrays, plan = given
     batch = _batch(given)
-    sizes = Sizes.of(arrays, structure)
+    sizes = Sizes.of(arrays, structure)._replace(judges=True)
     text = sizes.text("judge", arrays, structure, Settings(), warm=False)
     spread = [jnp.broadcast_to(v, (batch, *v.shape[1:])) for v in plan]
     outputs = [jax.ShapeDtypeStruct((batch,), jnp.float32)] * 4 + [sizes.scratch(batch)]

@@ -50,6 +50,7 @@ class Sizes(NamedTuple):
     lines: int
     bounded: int
     rows: int = 0  # of a Hessian whose states are eliminated, with one for the right-hand side; 0: they are not
+    judges: bool = False  # plans, and makes none
 
     @classmethod
     def of(cls, arrays: dict[str, Array], structure: Structure) -> "Sizes":
@@ -100,13 +101,14 @@ class Sizes(NamedTuple):
         """Of what the lanes share of a stage, of the Hessians, and of the other tables."""
         n, ns = self.nx + self.nu, 2 * self.bounded + self.m
         work = (n + self.nx) * 36 + 100
-        rest = self.N * (n + 1) + n + 4 * _up(self.N * ns, 4) + 4
+        rest, one_T = self.N * (n + 1) + n, self.nu * n
         if self.rows:
-            work += 4 + self.nx + 2 + 8
-        else:
-            work += max(self.lines, 1) * self.nu + self.nx**2 + 2 * ns
-            rest = self.N * (n + 4 * ns + self.m + 1) + n + self.N * (self.nu + self.m + n)
-        return 4 * work, 4 * (self.room_condensed() or self.N * self.nu * n), 16 * -(-rest // 4)
+            rest += 4 * _up(self.N * ns, 4) + 4
+            return 4 * (work + self.nx + 16), 4 * self.room_condensed(), 4 * _up(rest, 4)
+        work += max(self.lines, 1) * self.nu + self.nx**2 + 2 * ns
+        if not self.judges:
+            rest += self.N * (4 * ns + 2 * self.m + self.nu + n)
+        return 4 * work, 4 * one_T * (1 if self.judges else self.N), 4 * _up(rest, 4)
 
     def placement(self) -> tuple[int, int]:
         """How many kinds of tables are kept on the chip, and how many blocks then fit on a multiprocessor."""
@@ -115,7 +117,7 @@ class Sizes(NamedTuple):
         if self.rows:
             return 2, min(8, _CHIP // (work + T + rest + 1024))
         for level, needs in ((2, work + T + rest), (1, work + T), (0, work + one_T)):
-            fit = min(16, _CHIP // (needs + 1536))
+            fit = min(20 if self.judges else 16, _CHIP // (needs + 1536))
             if needs < _BLOCK and (fit >= 6 or level == 0):
                 return level, fit
         raise AssertionError("what a stage needs fits on every chip")
@@ -147,7 +149,7 @@ class Sizes(NamedTuple):
             "same_columns": len(set(columns)) <= 1,
             "all_even": all(width % 2 == 0 for width in columns),
         }
-        flags |= {"bounds_inputs": bounds and not structure.pins_only, "warm_started": warm}
+        flags |= {"bounds_inputs": bounds and not structure.pins_only, "warm_started": warm, "judges": self.judges}
         names = ("tolerance", "boundary", "proximal", "trust")
         floats = {name: getattr(settings, name) for name in names} | {"start_share": settings.start}
         text = [f"constexpr int {name} = {value};" for name, value in integers.items()]

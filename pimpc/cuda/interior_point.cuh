@@ -87,7 +87,7 @@ DEVICE float backward(const Places &at, const Problem &of, const Tables &table, 
     }
     float t;
     p = linear_before(ba, T, column.rate, p, slope, t, saved);
-    if (c < nu) table.t()[k * nu + c] = t;
+    if (c < nu && !judges) table.t()[k * nu + c] = t;
     rate_next = column.rate;
     rates_next = rates;
   }

@@ -12,7 +12,6 @@ extern "C" __global__ void __launch_bounds__(32, blocks_at_once)
   for (int k = 0; k < N; k++) {
     unsigned free = __ballot_sync(ALL, c < nu && !is_fixed(of, k, c));
     if (c == 0) table.free()[k] = free;
-    for (int i = c; i < ns; i += 32) table.delta()[k * ns + i] = 0;
   }
   __syncwarp();
   Multipliers known = {of_rows + b * N * m, of_inputs + b * N * nu, of_states + b * N * nx, nullptr};

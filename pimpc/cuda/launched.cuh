@@ -20,5 +20,5 @@ DEVICE long long own(bool shared, int size) { return shared ? 0 : (long long)blo
 // The tables that do not fit on the chip are in `scratch`.
 DEVICE Tables tables_of_block(float *scratch) {
   if (!condenses) T_here[room_T - 32 + lane()] = 0;
-  return {scratch + own(false, condenses ? packed_H : tables_on_chip == 0 ? table_rest + table_T : table_rest)};
+  return {scratch + own(false, condenses ? packed_H : table_rest + (moved_T > 0 ? table_T : 0))};
 }

@@ -37,16 +37,18 @@ struct Problem {
 
 // What the passes over the stages leave for each other. A stage's T, nu x n, the first rows of its swept Hessian, is in
 // `T_here` while it is worked on, and stays there if there is room for all; and so do the other tables in `rest_here`.
-// A kernel that condenses has other needs there, none for the last three tables, and none for `at` once there are changes.
+// A kernel that condenses has other needs there, none for the last three tables, and none for `at` once there are changes. One
+// that judges needs plans alone, and no T once it is done with its stage.
 constexpr int table_T = N * nu * n;
+constexpr bool keeps_T = tables_on_chip >= 1 && !judges;
 constexpr int apart = condenses ? 4 : 1;  // tables start at multiples of it
-constexpr int of_sides = (N * ns + apart - 1) / apart * apart, at_s = ((N + 1) * n + apart - 1) / apart * apart;
+constexpr int of_sides = judges ? 0 : (N * ns + apart - 1) / apart * apart, at_s = ((N + 1) * n + apart - 1) / apart * apart;
 constexpr int at_z = at_s + of_sides, at_delta = at_z + of_sides, at_change = at_delta + of_sides;
 constexpr int at_at = condenses ? at_change : at_change + of_sides;
-constexpr int at_free = condenses ? at_change + of_sides : at_at + N * m, at_t = at_free + N;
+constexpr int at_free = condenses ? at_change + of_sides : judges ? at_at : at_at + N * m, at_t = at_free + N;
 constexpr int at_climb = at_t + N * nu, at_move = at_climb + N * m, end_of_tables = at_move + N * n;
-constexpr int table_rest = ((condenses ? at_t : end_of_tables) + 3) / 4 * 4;
-constexpr int room_T = (tables_on_chip >= 1 ? table_T : nu * n) + 32;  // the last row may be read on
+constexpr int table_rest = ((condenses || judges ? at_t : end_of_tables) + 3) / 4 * 4;
+constexpr int room_T = (keeps_T ? table_T : nu * n) + 32;  // the last row may be read on
 
 __shared__ __align__(16) float T_here[condenses ? 4 : room_T];
 #ifdef __CUDA_ARCH__
@@ -74,7 +76,7 @@ struct Tables {
   DEVICE float *climb() const { return rest() + at_climb; }                // m: G_k du_k
   DEVICE float *move() const { return rest() + at_move; }                  // n: (du_k, dx_{k+1})
   DEVICE unsigned *free() const { return (unsigned *)(rest() + at_free); }  // bits of the inputs that may move
-  DEVICE float *T(int k) const { return T_here + (tables_on_chip >= 1 ? k * nu * n : 0); }
+  DEVICE float *T(int k) const { return T_here + (keeps_T ? k * nu * n : 0); }
   DEVICE float *far_T(int k) const { return far + table_rest + k * nu * n; }
 };
 
@@ -118,7 +120,7 @@ struct Transit {
   }
 };
 
-constexpr int moved_T = tables_on_chip == 0 ? nu * n : 0;
+constexpr int moved_T = keeps_T || judges ? 0 : nu * n;
 
 // A stage's T, if it is not on the chip anyway.
 struct Transit_T : Transit<moved_T> {

