@@ -18,6 +18,7 @@ from pimpc.cuda_sizes import FIELDS, Settings, Sizes
 from pimpc.problem import LTVProblem, Structure, bounds_inputs
 
 _COLUMNS = 32  # inputs and states together: one for each lane of a warp
+_LEFT = _DONE = -1  # as iterations: the next kernel is to solve it; in place of whether to solve it: there is an answer
 _SIDES = 256  # bounds of a stage: eight to a lane, whose numbers are kept in registers
 
 Forces = tuple[Array | None, Array | None, Array | None]  # multipliers of rows, inputs, states; None: no such bounds
@@ -116,14 +117,20 @@ def _fold(G: Float[Array, "N m nu"], structure: Structure) -> Float[Array, "N li
 def _solve(structure: Structure, settings: Settings, warm: bool, given: Any) -> list[Array]:
     arrays, runnable, known = given
     batch = _batch(given)
-    sizes = Sizes.of(arrays, structure).for_solving(structure)
-    N, nx, nu, m = sizes.N, sizes.nx, sizes.nu, sizes.m
-    spread = [jnp.broadcast_to(v, (batch, *v.shape[1:])) for v in (runnable, *known)]
+    N, nx, nu, m, *_ = Sizes.of(arrays, structure)
+    runnable, *known = (jnp.broadcast_to(v, (batch, *v.shape[1:])) for v in (runnable, *known))
     forces = [(N, max(m, 1)), (N, nu), (N, nx)]
     outputs = [jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for shape in [(N, nu), *forces, *forces, (nu,)]]
-    outputs += [jax.ShapeDtypeStruct((batch,), jnp.int32)] * 2 + [sizes.scratch(batch)]
-    text = sizes.text("condense" if sizes.rows else "solve", arrays, structure, settings, warm)
-    return launch("solve", text, [*_ordered(arrays), *spread], outputs, sizes.dynamic())[:-1]
+    outputs += [jax.ShapeDtypeStruct((batch,), jnp.int32)] * 2
+    found: list[Array] = []
+    for sizes in Sizes.of(arrays, structure).ways(structure):
+        text = sizes.text("condense" if sizes.rows else "solve", arrays, structure, settings, warm)
+        inputs, results = [*_ordered(arrays), runnable, *known], [*outputs, sizes.scratch(batch)]
+        *new, _ = launch("solve", text, inputs, results, sizes.dynamic())
+        kept = runnable == _DONE
+        found = [jnp.where(kept.reshape(-1, *[1] * (b.ndim - 1)), a, b) for a, b in zip(found or new, new, strict=True)]
+        runnable = jnp.where(found[-2] == _LEFT, runnable, _DONE)
+    return found
 
 
 def _judge(structure: Structure, given: Any) -> list[Array]:

@@ -12,7 +12,7 @@ from jaxtyping import Array
 from pimpc.problem import Structure
 
 FIELDS = ("A", "B", "e", "x0", "u_prev", "x_ref", "u_ref", "Q", "R", "S", "G", "h", "u_min", "u_max", "x_min", "x_max")
-# Of a problem whose states are eliminated: free inputs, for with more it was not tried; and states, whose costates need room.
+# Of a problem whose states are eliminated: free inputs, with more of which it was not tried, and states.
 MOST_FREE, MOST_STATES = 79, 12
 _PANEL = 8  # rows
 _FILES = {
@@ -50,6 +50,7 @@ class Sizes(NamedTuple):
     lines: int
     bounded: int
     rows: int = 0  # of a Hessian whose states are eliminated, with one for the right-hand side; 0: they are not
+    leaves: bool = False  # problems with more free inputs to another kernel
     judges: bool = False  # plans, and makes none
 
     @classmethod
@@ -62,15 +63,19 @@ class Sizes(NamedTuple):
         lines = arrays["G"].shape[-2] if m else 0
         return cls(N, nx, nu, m, lines, nx + nu if confined else nu if bounds else 0)
 
-    def for_solving(self, structure: Structure) -> "Sizes":
-        """The same, with the states eliminated if that pays.
+    def ways(self, structure: Structure) -> list["Sizes"]:
+        """The same, once for each kernel that solves such problems: what one leaves, the next one takes.
 
-        It does for few stages and few free inputs, without bounds of states, if all that it needs fits on the chip.
+        States are eliminated for few stages and few free inputs, without bounds of states, if all that it needs fits on
+        the chip. Where only the numbers say how many inputs are free, problems with more of them are left.
         """
-        inputs = self.N * self.nu if structure.most_free is None else min(structure.most_free, self.N * self.nu)
-        short = self._replace(rows=_up(inputs + 1, _PANEL))
-        few = self.N <= 16 and inputs <= MOST_FREE and self.bounded <= self.nu and self.nx <= MOST_STATES
-        return short if few and sum(short.bytes()) < _CHIP // 3 else self
+        declared, inputs = structure.most_free, self.N * self.nu
+        free = min(MOST_FREE if declared is None else declared, inputs)
+        short = self._replace(rows=_up(free + 1, _PANEL), leaves=declared is None and free < inputs)
+        few = self.N <= 16 and free <= MOST_FREE and self.bounded <= self.nu and self.nx <= MOST_STATES
+        if not few or sum(short.bytes()) > _CHIP // 4:
+            return [self]
+        return [short, self] if short.leaves else [short]
 
     def room_condensed(self) -> int:
         """How many numbers `Condensed` has, and some for its alignment; zero if the states stay."""
@@ -149,7 +154,8 @@ class Sizes(NamedTuple):
             "same_columns": len(set(columns)) <= 1,
             "all_even": all(width % 2 == 0 for width in columns),
         }
-        flags |= {"bounds_inputs": bounds and not structure.pins_only, "warm_started": warm, "judges": self.judges}
+        flags |= {"bounds_inputs": bounds and not structure.pins_only, "warm_started": warm}
+        flags |= {"leaves_others": self.leaves, "judges": self.judges}
         names = ("tolerance", "boundary", "proximal", "trust")
         floats = {name: getattr(settings, name) for name in names} | {"start_share": settings.start}
         text = [f"constexpr int {name} = {value};" for name, value in integers.items()]

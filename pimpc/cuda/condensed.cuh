@@ -97,17 +97,24 @@ struct Seat {
   float *row;  // see `row_of`
 };
 
-// Lists the free inputs; returns their number, of which no more than `most_free` are listed.
-DEVICE int list_free(const Tables &table) {
+DEVICE int count_free(const Problem &of) {
+  int count = 0;
+  for (int first = 0; first < N * nu; first += 32) {
+    int i = first + lane(), k = i / nu;
+    count += __popc(__ballot_sync(ALL, i < N * nu && !is_fixed(of, k, i - k * nu)));
+  }
+  return count;
+}
+
+// Lists the free inputs.
+DEVICE void list_free(const Tables &table) {
   int c = lane(), total = 0;
   for (int k = 0; k < N; k++) {
     unsigned free = table.free()[k];
-    int f = total + __popc(free & below(c));
-    if (c < nu && (free >> c & 1) && f < most_free) condensed().spot[f] = k * nu + c;
+    if (c < nu && (free >> c & 1)) condensed().spot[total + __popc(free & below(c))] = k * nu + c;
     total += __popc(free);
   }
   __syncwarp();
-  return total;
 }
 
 DEVICE Seat seat_of(const Tables &table, int s, int total) {

@@ -242,6 +242,15 @@ DEVICE void step_of(const Tables &table, const Seat (&seat)[seats], int total, i
 // decided as it runs, as it is in `interior_point.cuh`.
 DEVICE int solve_problem(const Places &at, const Problem &given, const Tables &table, const float *u_near,
                          const Multipliers &known, bool runnable, bool &empty, float &largest) {
+  int total = count_free(given);
+  if (total > most_free) {
+    for (int i = lane(); i < all_sides; i += 32) table.z()[i] = 0;
+    for (int i = lane(); i < N * nu; i += 32) table.point()[i / nu * n + n + i % nu] = 0;
+    __syncwarp();
+    empty = false;
+    largest = 0;
+    return leaves_others ? -1 : 0;  // without an answer if it is not what was declared
+  }
   Problem of = problem_on_chip(given, table);
   Status status;
   bring_sides(given);
@@ -250,13 +259,7 @@ DEVICE int solve_problem(const Places &at, const Problem &given, const Tables &t
   empty = measure(at, of, table, status.count);
   bool solvable = runnable && !empty;
   if (!solvable) largest = 0;
-  int total = list_free(table);
-  if (total > most_free) {  // not what was declared: no answer
-    for (int i = lane(); i < all_sides; i += 32) table.z()[i] = 0;
-    __syncwarp();
-    largest = 0;
-    return 0;
-  }
+  list_free(table);
   Seat seat[seats];
 #pragma unroll
   for (int s = 0; s < seats; s++) seat[s] = seat_of(table, s, total);

@@ -6,14 +6,16 @@ extern "C" __global__ void __launch_bounds__(32, blocks_at_once)
   Problem of = PROBLEM_OF_BLOCK;
   long long b = blockIdx.x;
   int c = lane();
+  if (runnable[b] < 0) return;  // there is an answer
   Multipliers known = {near_rows + b * N * m, near_inputs + b * N * nu, near_states + b * N * nx, table.delta()};
   float natural;
   bool nothing;
-  int count = solve_problem(places_of_lane(), of, table, near_u + b * N * nu, known, runnable[b], nothing, natural);
+  int count = solve_problem(places_of_lane(), of, table, near_u + b * N * nu, known, runnable[b] != 0, nothing, natural);
   if (c == 0) {
     iterations[b] = count;
     empty[b] = nothing;
   }
+  if (count < 0) return;  // the next kernel is to solve it
   if (c < nu) largest[b * nu + c] = natural;
   for (int k = 0; k < N; k++) {
     long long stage = b * N + k;
