@@ -5,7 +5,7 @@ from typing import Literal, TypeVar, get_args
 
 import jax
 
-Kernels = Literal["auto", "xla", "parallel", "cuda"]  # auto: cuda where it can run, else xla
+Kernels = Literal["auto", "xla", "condensed", "parallel", "cuda"]  # auto: cuda where it can run, else xla
 T = TypeVar("T")
 
 
@@ -25,7 +25,7 @@ def choose(kernels: Kernels, fits: bool, cuda: Callable[[], T], xla: Callable[[]
                 "problem."
             )
         return cuda()
-    if kernels in ("xla", "parallel") or not fits or jax.default_backend() != "gpu":
+    if kernels in ("xla", "condensed", "parallel") or not fits or jax.default_backend() != "gpu":
         return xla()
     # A program traced on a machine with a GPU may still be compiled for its CPU.
     return jax.lax.platform_dependent(cuda=cuda, default=xla)

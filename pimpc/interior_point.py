@@ -1,12 +1,13 @@
-"""A proximal primal-dual interior point method whose Newton steps are Riccati recursions.
+"""A proximal primal-dual interior point method, by Riccati recursions or with the states eliminated.
 
 With the constraints as rows lower ≤ C (x, u) ≤ upper, slacks s and forces z for each finite bound, Mehrotra's
 predictor-corrector method (Nocedal and Wright, Numerical Optimization, 2006, section 16.6) solves in each iteration
 
     Hessian + Cᵀ D C,   D = z / (s + δ z),
 
-twice with one factorization (`pimpc.riccati`), so that the dynamics hold exactly in every iterate and the work grows
-linearly with the horizon. Two things make it converge in about eight iterations, in float32 and without tuning:
+twice with one factorization, so that the dynamics hold exactly in every iterate: by recursions, whose work grows
+linearly with the horizon (`pimpc.riccati`), or for short ones with the states eliminated (`pimpc.condensing`). Two
+things make it converge in about eight iterations, in float32 and without tuning:
 
 1. δ is the proximal term of the method of multipliers (Rockafellar 1976; in interior point methods Friedlander and
    Orban 2012): the forces of an iteration may deviate from the last ones at the price δ/2 ‖Δz‖². It keeps D below
@@ -26,29 +27,27 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pimpc import cuda_kernels, riccati
+from pimpc import cuda_kernels
 from pimpc.batching import where_any
 from pimpc.centring import centre, energy, mismatch
 from pimpc.choice import Kernels, choose
 from pimpc.constraints import flatten, magnitudes, unflatten, values
 from pimpc.infeasibility import certifies, contradicts
 from pimpc.method import Method, Outcome
+from pimpc.newton import Newton, Slope
 from pimpc.problem import LTVProblem, cost_slope
 from pimpc.residuals import (
     Multipliers,
     complementarity_gap,
     cost_scale,
-    fixed_inputs,
-    newton_steps,
     primal_residual,
     zero_multipliers,
 )
 from pimpc.roll_out import roll_out
-from pimpc.rows import Rows, factorize, measure, pull
+from pimpc.rows import Rows, measure, pull
 
 _PROXIMAL = {"float32": 3e4, "float64": 1e7}  # more costs digits: from 1e8 on, differences of optima show it
 _TRUST = 0.04  # a warm start must be this much nearer to the optimum than a cold one
-Slope = tuple[Float[Array, "N nx"], Float[Array, "N nu"]]
 
 
 @jax.tree_util.register_dataclass
@@ -84,7 +83,7 @@ class _Iterate(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class InteriorPoint(Method):
-    """Proximal interior point with Riccati steps; the default method of `pimpc.solve`.
+    """Proximal interior point; the default method of `pimpc.solve`.
 
     The Hessian must be positive definite on the free inputs; R > 0 or S > 0 is enough, and so is neither (see
     `problem.weigh_every_input`).
@@ -96,7 +95,9 @@ class InteriorPoint(Method):
     proximal: float | None = None  # 1/δ: largest stiffness of a row, relative to its natural one; None: by the type
     start: float = 0.3  # the first μ, relative to the energy of the unconstrained motion
     boundary: float = 0.99  # share of the way to the nearest bound that a step may go
-    kernels: Kernels = "auto"  # auto, cuda: kernels for NVIDIA GPUs; xla; parallel: XLA, in O(log N) steps
+    # cuda: kernels for NVIDIA GPUs; xla: recursions; condensed: without the states; parallel: in O(log N) steps; auto:
+    # on such a GPU its kernels, on a CPU without the states if stages and inputs are few
+    kernels: Kernels = "auto"
 
     def cold_start(self, problem: LTVProblem) -> WarmStart:
         """Zero inputs (or the nearest within the bounds) and zero multipliers."""
@@ -113,11 +114,11 @@ class InteriorPoint(Method):
 
 def _by_xla(method: InteriorPoint, problem: LTVProblem, state: WarmStart | None, runnable: Bool[Array, ""]) -> Outcome:
     """By any device."""
-    rows = measure(problem)
-    end = _start(method, problem, rows, state, runnable)
+    rows, newton = measure(problem), Newton(problem, method.kernels)
+    end = _start(method, problem, rows, newton, state, runnable)
 
     def turn(state: _Iterate) -> _Iterate:
-        return _iterate(method, problem, rows, state)
+        return _iterate(method, problem, rows, newton, state)
 
     if method.early_stop:
         end = jax.lax.while_loop(lambda s: ~s.stop & (s.iteration < method.max_iterations), turn, end)
@@ -162,7 +163,12 @@ def _by_kernel(
 
 
 def _start(
-    method: InteriorPoint, problem: LTVProblem, rows: Rows, state: WarmStart | None, runnable: Bool[Array, ""]
+    method: InteriorPoint,
+    problem: LTVProblem,
+    rows: Rows,
+    newton: Newton,
+    state: WarmStart | None,
+    runnable: Bool[Array, ""],
 ) -> _Iterate:
     """The unconstrained optimum, or a warm start that is nearer to the optimum, with centred slacks and forces."""
     u = jnp.clip(jnp.zeros_like(problem.u_ref), problem.u_min, problem.u_max)
@@ -173,7 +179,7 @@ def _start(
         near = roll_out(problem, u_near, method.kernels), u_near
         known = jnp.where(rows.below | rows.above | rows.equal, flatten(problem, state.multipliers), 0)
         slopes.append(_slope(problem, *near, known))
-    steps = newton_steps(problem, slopes, method.kernels)
+    steps = newton.unconstrained(slopes)
     x, u = x.at[1:].add(steps[0].dx), u + steps[0].du
     size = jnp.max(jnp.abs(u), axis=0)
     dual, unbalanced = jnp.zeros_like(rows.lower), jnp.zeros((), u.dtype)
@@ -210,10 +216,9 @@ def _slope(problem: LTVProblem, x: Array, u: Array, push: Float[Array, " M"]) ->
     return jax.tree.map(jnp.add, cost_slope(problem, x, u), pull(problem, push))
 
 
-def _iterate(method: InteriorPoint, problem: LTVProblem, rows: Rows, state: _Iterate) -> _Iterate:
+def _iterate(method: InteriorPoint, problem: LTVProblem, rows: Rows, newton: Newton, state: _Iterate) -> _Iterate:
     """One predictor-corrector step."""
     slack, force, has = state.slack, state.force, _Sides(rows.below, rows.above)
-    free = ~fixed_inputs(problem)
     delta = _delta(method, rows)
     at = values(problem, state.x, state.u)
     # How far s is from the distance to its bound.
@@ -222,14 +227,14 @@ def _iterate(method: InteriorPoint, problem: LTVProblem, rows: Rows, state: _Ite
     )
     soft = jax.tree.map(lambda s, z: s + delta * z, slack, force)
     rigid = jnp.where(rows.equal, 1 / jnp.where(rows.equal, delta, 1), 0)
-    factors = factorize(problem, force.below / soft.below + force.above / soft.above + rigid, method.kernels)
+    minimize = newton.factorize(force.below / soft.below + force.above / soft.above + rigid)
 
-    def newton(complement: _Sides) -> tuple[Array, _Sides, _Sides, Array]:
+    def solve(complement: _Sides) -> tuple[Array, _Sides, _Sides, Array]:
         """The step with s dz + z ds = −complement and ds = −off − C (dx, du) + δ dz, dz eliminated."""
         push = jax.tree.map(lambda z, c, r, d: z + (z * r - c) / d, force, complement, off, soft)
         miss = jnp.where(rows.equal, at - rows.upper, 0) * rigid
         l_x, l_u = _slope(problem, state.x, state.u, _total(push, state.equality + miss))
-        dx, du, _ = riccati.minimize(factors, l_x, l_u * free)
+        dx, du, _ = minimize(l_x, l_u)
         moved = values(problem, jnp.concatenate([jnp.zeros_like(dx[:1]), dx]), du)
         toward = _Sides(-moved, moved)
         dz = jax.tree.map(lambda z, c, r, m, d: (z * (r + m) - c) / d, force, complement, off, toward, soft)
@@ -238,11 +243,11 @@ def _iterate(method: InteriorPoint, problem: LTVProblem, rows: Rows, state: _Ite
 
     product = jax.tree.map(jnp.multiply, slack, force)
     mu = _sum(product) / rows.count
-    _, ds, dz, _ = newton(product)
+    _, ds, dz, _ = solve(product)
     reach = jnp.minimum(1.0, _longest((slack, force), (ds, dz)))
     ahead = _sum(jax.tree.map(lambda s, z, a, b: (s + reach * a) * (z + reach * b), slack, force, ds, dz)) / rows.count
     centre = mu * (ahead / jnp.where(mu > 0, mu, 1)) ** 3
-    du, ds, dz, dy = newton(jax.tree.map(lambda h, p, a, b: jnp.where(h, p + a * b - centre, 0), has, product, ds, dz))
+    du, ds, dz, dy = solve(jax.tree.map(lambda h, p, a, b: jnp.where(h, p + a * b - centre, 0), has, product, ds, dz))
     step = jnp.minimum(1.0, method.boundary * _longest((slack, force), (ds, dz)))
 
     def move(value: Array, change: Array) -> Array:

@@ -567,7 +567,8 @@ def test_a_policy_file_acts_as_the_policy_in_memory(learner, tmp_path):
     path = learning.save_policy(policy, tmp_path / "policy.npz")
     loaded = learning.load_policy(tmp_path)
     np.testing.assert_array_equal(loaded(obs), expected)
-    np.testing.assert_array_equal(loaded(obs["state"][0]), loaded(obs)[0])
+    # A product with one vector may add up in another order than one with many.
+    np.testing.assert_allclose(loaded(obs["state"][0]), loaded(obs)[0], rtol=1e-6)
     assert loaded.metadata == {"joints": ["slider"]}
     samples = loaded.sample({"state": jnp.zeros((4000, 2))}, jax.random.PRNGKey(1))
     assert np.std(samples) == pytest.approx(float(loaded.distribution({"state": jnp.zeros(2)})[1][0]), rel=0.05)
