@@ -117,16 +117,18 @@ def _fold(G: Float[Array, "N m nu"], structure: Structure) -> Float[Array, "N li
 def _solve(structure: Structure, settings: Settings, warm: bool, given: Any) -> list[Array]:
     arrays, runnable, known = given
     batch = _batch(given)
-    N, nx, nu, m, *_ = Sizes.of(arrays, structure)
+    sizes = Sizes.of(arrays, structure)
+    N, nx, nu, m = sizes[:4]
     runnable, *known = (jnp.broadcast_to(v, (batch, *v.shape[1:])) for v in (runnable, *known))
-    forces = [(N, max(m, 1)), (N, nu), (N, nx)]
+    bounded = bool(m), sizes.bounded > 0, sizes.bounded > nu
+    forces = [shape if has else (1,) for shape, has in zip([(N, m), (N, nu), (N, nx)], bounded, strict=True)]
     outputs = [jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for shape in [(N, nu), *forces, *forces, (nu,)]]
     outputs += [jax.ShapeDtypeStruct((batch,), jnp.int32)] * 2
     found: list[Array] = []
-    for sizes in Sizes.of(arrays, structure).ways(structure):
-        text = sizes.text("condense" if sizes.rows else "solve", arrays, structure, settings, warm)
-        inputs, results = [*_ordered(arrays), runnable, *known], [*outputs, sizes.scratch(batch)]
-        *new, _ = launch("solve", text, inputs, results, sizes.dynamic())
+    for way in sizes.ways(structure):
+        text = way.text("condense" if way.rows else "solve", arrays, structure, settings, warm)
+        inputs, results = [*_ordered(arrays), runnable, *known], [*outputs, way.scratch(batch)]
+        *new, _ = launch("solve", text, inputs, results, way.dynamic())
         kept = runnable == _DONE
         found = [jnp.where(kept.reshape(-1, *[1] * (b.ndim - 1)), a, b) for a, b in zip(found or new, new, strict=True)]
         runnable = jnp.where(found[-2] == _LEFT, runnable, _DONE)
