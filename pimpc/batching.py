@@ -5,34 +5,20 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, PyTree
 
 T = TypeVar("T")
 
 
-def on_batches(f: Callable[[Any], T]) -> Callable[[Any], T]:
-    """Makes a function of one problem out of one of a batch.
-
-    Args:
-        f: Takes and returns arrays with a batch axis in front.
-
-    Returns:
-        The same without the batch axis; however often `jax.vmap` surrounds it, it is one call of `f`.
-    """
-
-    def repeated(argument: PyTree) -> T:
-        size = max(leaf.shape[0] for leaf in jax.tree.leaves(argument))
-        return f(jax.tree.map(lambda v: jnp.broadcast_to(v, (size, *v.shape[1:])), argument))
-
-    return on_shared_batches(repeated)
-
-
 def on_shared_batches(f: Callable[[Any], T]) -> Callable[[Any], T]:
-    """As `on_batches`, but what is the same for the whole batch is not repeated: its first axis has one entry.
+    """Makes a function of one problem out of one of a batch.
 
     Args:
         f: Takes arrays with a batch axis in front, of one entry where the whole batch shares it, and returns arrays
             with a batch axis.
+
+    Returns:
+        The same without the batch axis; however often `jax.vmap` surrounds it, it is one call of `f`.
     """
 
     @jax.custom_batching.custom_vmap
@@ -60,14 +46,3 @@ def on_shared_batches(f: Callable[[Any], T]) -> Callable[[Any], T]:
         return jax.tree.map(lambda v: v[0], batch(jax.tree.map(lambda v: v[None], argument)))
 
     return single
-
-
-def where_any(condition: Bool[Array, ""], f: Callable[[Any], Bool[Array, ""]], argument: PyTree) -> Bool[Array, ""]:
-    """`condition & f(argument)`; nothing is computed for a batch in which the condition holds nowhere."""
-
-    def batch(given: tuple[Array, PyTree]) -> Array:
-        conditions, arguments = given
-        found = jax.lax.cond(jnp.any(conditions), jax.vmap(f), lambda _: jnp.zeros(conditions.shape, bool), arguments)
-        return conditions & found
-
-    return on_batches(batch)((condition, argument))

@@ -29,10 +29,8 @@ class Answer(NamedTuple):
 
     u: Float[Array, "N nu"]
     forces: Forces
-    change: Forces  # their last step, before it was shortened
-    size: Float[Array, " nu"]  # of the inputs that the cost alone asks for
     iterations: Int[Array, ""]
-    empty: Bool[Array, ""]  # bounds exclude each other
+    empty: Bool[Array, ""]  # it is proven that no inputs of comparable size are feasible
 
 
 class Judgement(NamedTuple):
@@ -73,13 +71,13 @@ def solve(
     u, forces = (None, (None, None, None)) if near is None else near
     work = on_shared_batches(functools.partial(_solve, problem.structure, settings, near is not None))
     found = work((arrays, runnable.astype(jnp.int32), [_filled(v) for v in (u, *forces)]))
-    u, rows, inputs, states, *change, size, iterations, empty = found
-
-    def present(rows: Array, inputs: Array, states: Array) -> Forces:
-        bounded = bounds_inputs(problem)
-        return rows if problem.h is not None else None, inputs if bounded else None, None if give is None else states
-
-    return Answer(u, present(rows, inputs, states), present(*change), size, iterations, empty != 0)
+    u, rows, inputs, states, iterations, empty = found
+    forces = (
+        None if problem.h is None else rows,
+        inputs if bounds_inputs(problem) else None,
+        None if give is None else states,
+    )
+    return Answer(u, forces, iterations, empty != 0)
 
 
 def judge(problem: LTVProblem, x: Float[Array, "T nx"], u: Float[Array, "N nu"], forces: Forces) -> Judgement:
@@ -122,7 +120,7 @@ def _solve(structure: Structure, settings: Settings, warm: bool, given: Any) -> 
     runnable, *known = (jnp.broadcast_to(v, (batch, *v.shape[1:])) for v in (runnable, *known))
     bounded = bool(m), sizes.bounded > 0, sizes.bounded > nu
     forces = [shape if has else (1,) for shape, has in zip([(N, m), (N, nu), (N, nx)], bounded, strict=True)]
-    outputs = [jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for shape in [(N, nu), *forces, *forces, (nu,)]]
+    outputs = [jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for shape in [(N, nu), *forces]]
     outputs += [jax.ShapeDtypeStruct((batch,), jnp.int32)] * 2
     found: list[Array] = []
     for way in sizes.ways(structure):

@@ -16,10 +16,18 @@ FIELDS = ("A", "B", "e", "x0", "u_prev", "x_ref", "u_ref", "Q", "R", "S", "G", "
 MOST_FREE, MOST_STATES = 79, 12
 _PANEL = 8  # rows
 _FILES = {
-    "solve": ("riccati.cuh", "sides.cuh", "interior_point.cuh", "start.cuh", "by_stages.cuh", "solve.cu"),
+    "solve": (
+        "riccati.cuh",
+        "sides.cuh",
+        "interior_point.cuh",
+        "start.cuh",
+        "certificate.cuh",
+        "by_stages.cuh",
+        "solve.cu",
+    ),
     "condense": (
         *("sides.cuh", "start.cuh", "condensed.cuh", "condense.cuh", "cholesky.cuh", "condensed_sides.cuh"),
-        *("condensed_iterations.cuh", "solve.cu"),
+        *("certificate.cuh", "condensed_iterations.cuh", "solve.cu"),
     ),
     "judge": ("riccati.cuh", "sides.cuh", "interior_point.cuh", "start.cuh", "kkt.cuh", "judge.cu"),
     "roll": ("roll.cu",),

@@ -12,7 +12,7 @@ from mpc_problems import input_errors, random_problem, recorded
 
 import pimpc
 from pimpc import cuda_kernels
-from pimpc.batching import on_batches, on_shared_batches
+from pimpc.batching import on_shared_batches
 from pimpc.problem import roll_out
 from pimpc.residuals import Multipliers
 
@@ -67,11 +67,10 @@ def test_batches_nest_into_one_call():
         return 2 * x["a"] + x["b"]
 
     a, b = jnp.arange(24.0).reshape(2, 3, 4), jnp.arange(4.0)
-    for how, second in ((on_batches, (6, 4)), (on_shared_batches, (1, 4))):
-        single = how(double)
-        result = jax.vmap(jax.vmap(lambda a, single=single: single({"a": a, "b": b})))(a)
-        np.testing.assert_array_equal(result, 2 * a + b)
-        assert shapes[-1] == ((6, 4), second)
+    single = on_shared_batches(double)
+    result = jax.vmap(jax.vmap(lambda a: single({"a": a, "b": b})))(a)
+    np.testing.assert_array_equal(result, 2 * a + b)
+    assert shapes[-1] == ((6, 4), (1, 4))
 
 
 def test_what_an_outer_batch_shares_is_repeated_if_the_inner_one_does_not():
@@ -234,6 +233,28 @@ def test_impossible_problems_are_infeasible_and_spoil_no_neighbour(on_cpu):
     np.testing.assert_array_equal(np.asarray(found.iterations)[[1, 3]], 0)
     alone = pimpc.solve(jax.tree.map(lambda leaf: leaf[0], p))
     np.testing.assert_allclose(found.u[0], alone.u, atol=1e-3)
+
+
+@needs_compiler
+@pytest.mark.parametrize("blocks", [None, ((2, 2), (1, 1))])
+def test_states_that_no_inputs_reach_are_proven_to_be_out_of_reach(blocks, on_cpu):
+    """By what the last iteration did to the forces: of bounds of states, through the dynamics and the rows of inputs."""
+    p = dataclasses.replace(batch(3, N=3, nx=2, nu=3, m=3), x_min=None)
+    G = p.G if blocks is None else jnp.where(jnp.eye(3, dtype=bool).at[0, 1].set(True).at[1, 0].set(True), p.G, 0)
+    free = p.u_min != p.u_max
+    p = dataclasses.replace(
+        p,
+        G=G,
+        h=jnp.abs(p.h) + 100,
+        u_min=jnp.where(free, -5.0, p.u_min),
+        u_max=jnp.where(free, 5.0, p.u_max),
+        x_max=jnp.full_like(p.x_max, 1e3).at[1, 1].set(-1e3),
+        structure=pimpc.Structure(blocks=blocks),
+    )
+    found = solve_all(p, "cuda")
+    np.testing.assert_array_equal(found.status, solve_all(p, "xla").status)
+    solved, infeasible = pimpc.Status.SOLVED, pimpc.Status.INFEASIBLE
+    np.testing.assert_array_equal(found.status, [solved, infeasible, solved])
 
 
 @needs_compiler

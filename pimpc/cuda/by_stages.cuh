@@ -1,13 +1,13 @@
 // The whole of a solve by recursions over the stages.
 
-// Solves the problem in the tables; returns after how many iterations, and whether there was an answer to look for.
+// Solves the problem in the tables; returns after how many iterations, and whether there is an answer to look for.
 DEVICE int solve_problem(const Places &at, const Problem &of, const Tables &table, const float *u_near,
-                         const Multipliers &known, bool runnable, bool &empty, float &largest) {
+                         const Multipliers &known, bool runnable, bool &empty) {
   Status status;
   plan(of, table, warm_started ? u_near : nullptr);
   empty = measure(at, of, table, status.count);
   bool solvable = runnable && !empty;
-  if (!solvable) largest = 0;
+  float largest;
   Near near = {false, 0, INF};
   // Turns: what a warm start lacks, the unconstrained optimum, and then iterations.
   for (int turn = warm_started ? -2 : -1; turn < max_iterations; turn++) {
@@ -29,5 +29,6 @@ DEVICE int solve_problem(const Places &at, const Problem &of, const Tables &tabl
       if (!move(of, table, status)) return turn + 1;
     }
   }
+  if (solvable) empty = certifies(at, of, table, largest);
   return max_iterations;
 }

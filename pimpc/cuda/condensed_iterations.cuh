@@ -238,17 +238,16 @@ DEVICE void step_of(const Tables &table, const Seat (&seat)[seats], int total, i
   }
 }
 
-// Solves the problem; returns after how many iterations, and whether there was an answer to look for. What a turn does is
+// Solves the problem; returns after how many iterations, and whether there is an answer to look for. What a turn does is
 // decided as it runs, as it is in `interior_point.cuh`.
 DEVICE int solve_problem(const Places &at, const Problem &given, const Tables &table, const float *u_near,
-                         const Multipliers &known, bool runnable, bool &empty, float &largest) {
+                         const Multipliers &known, bool runnable, bool &empty) {
   int total = count_free(given);
   if (total > most_free) {
     for (int i = lane(); i < all_sides; i += 32) table.z()[i] = 0;
     for (int i = lane(); i < N * nu; i += 32) table.point()[i / nu * n + n + i % nu] = 0;
     __syncwarp();
     empty = false;
-    largest = 0;
     return leaves_others ? -1 : 0;  // without an answer if it is not what was declared
   }
   Problem of = problem_on_chip(given, table);
@@ -258,7 +257,7 @@ DEVICE int solve_problem(const Places &at, const Problem &given, const Tables &t
   plan(of, table, warm_started ? u_near : nullptr);
   empty = measure(at, of, table, status.count);
   bool solvable = runnable && !empty;
-  if (!solvable) largest = 0;
+  float largest;
   list_free(table);
   Seat seat[seats];
 #pragma unroll
@@ -304,5 +303,9 @@ DEVICE int solve_problem(const Places &at, const Problem &given, const Tables &t
     arrive();
   }
   unlist_sides(table, sides);
-  return solvable ? max_iterations : 0;
+  if (!solvable) return 0;
+  of.u_min = given.u_min;  // slacks may be in the place of what was brought
+  of.u_max = given.u_max;
+  empty = certifies(at, of, table, largest);
+  return max_iterations;
 }

@@ -77,7 +77,7 @@ DEVICE float backward(const Places &at, const Problem &of, const Tables &table, 
     if (!with_hessians) T_k.place();
     float rates = column.rate * (column.value - column.before);
     float slope = column.weight * (column.value - column.reference) + rates - rates_next;
-    if (pushed) slope += pull(at);
+    if (pushed) slope += pull(at, work.G, work.push);
     if (nb > 0 && barrier && c < nb) stiff = work.stiff[c] + work.stiff[nb + c];
     float *T = table.T(k);
     if (with_hessians) {
@@ -196,7 +196,7 @@ DEVICE void correct(const Places &at, const Problem &of, const Tables &table, co
     T.place();
     __syncwarp();
     float t;
-    p = linear_before(ba, table.T(k), rate, p, pull(at), t, saved);
+    p = linear_before(ba, table.T(k), rate, p, pull(at, work.G, work.push), t, saved);
     if (c < nu) table.t()[input] = predicted + t;
   }
 }

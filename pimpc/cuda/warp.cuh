@@ -135,21 +135,21 @@ DEVICE float reach_of(const Places &at, int i, const float *G, float least) {
   return at.count[i] > 0 ? total : 0;
 }
 
-// Column `lane` of C' push, with Work::push and Work::G.
-DEVICE float pull(const Places &at) {
+// Column `lane` of C' push, push and G of one stage.
+DEVICE float pull(const Places &at, const float *G, const float *push) {
   int c = lane();
   float total = 0;
   if (m > 0) {
-    const float *column = work.G + (shared_column() < nu ? shared_column() : 0), *push = work.push + 2 * nb + at.rows_first;
+    const float *column = G + (shared_column() < nu ? shared_column() : 0), *by = push + 2 * nb + at.rows_first;
 #pragma unroll
     for (int l = 0; l < lines; l += sharers) {
       int row = l + share();
-      if ((same_rows && lines % sharers == 0) || row < at.rows_count) total += column[row * nu] * push[row];
+      if ((same_rows && lines % sharers == 0) || row < at.rows_count) total += column[row * nu] * by[row];
     }
     if (sharers == 2) total += __shfl_xor_sync(ALL, total, 16);
   }
   if (c >= nu) total = 0;
-  return c < nb ? total + work.push[nb + c] - work.push[c] : total;
+  return c < nb ? total + push[nb + c] - push[c] : total;
 }
 
 // The limit of a side; infinite: there is none.
