@@ -236,7 +236,10 @@ class VelocityEnv:
             inputs = jax.vmap(self.one.plan_inputs)(task.params, kin, task.phase, task.command)
             return jax.vmap(partial(mpc.solve, config, self.gait, dt=self.dt))(inputs, guidance)
 
-        guidance = jax.lax.cond(tick % config.every == 0, solve_all, lambda g: g, task.guidance)
+        if config.every == 1:  # a condition would be there all the same, and a GPU's host wait for it
+            guidance = solve_all(task.guidance)
+        else:
+            guidance = jax.lax.cond(tick % config.every == 0, solve_all, lambda g: g, task.guidance)
         guidance = jax.vmap(partial(mpc.remember, config, dt=self.dt), in_axes=(0, None))(guidance, tick)
         return task.replace(guidance=guidance)
 

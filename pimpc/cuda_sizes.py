@@ -120,7 +120,8 @@ class Sizes(NamedTuple):
             return 4 * (work + self.nx + 16), 4 * self.room_condensed(), 4 * _up(rest, 4)
         work += max(self.lines, 1) * self.nu + self.nx**2 + 2 * ns
         if not self.judges:
-            rest += self.N * (4 * ns + 2 * self.m + self.nu + n)
+            step = 0 if one_T >= n + self.m else n + self.m  # kept in the place of T if there is room
+            rest += self.N * (4 * ns + self.m + self.nu + step)
         return 4 * work, 4 * one_T * (1 if self.judges else self.N), 4 * _up(rest, 4)
 
     def placement(self) -> tuple[int, int]:

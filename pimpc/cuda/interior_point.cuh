@@ -139,7 +139,7 @@ DEVICE void advance(const Places &at, const Problem &of, const Tables &table, bo
     T.place();
     before = forward(ba, table.T(k), t, rate, before);
     if (nb > 0) work.w[c] = before;
-    if (corrector && c < n) table.move()[k * n + c] = before;
+    if (corrector && c < n) table.move(k)[c] = before;
     float climb[chunks + 1];
 #pragma unroll
     for (int i = 0; i < chunks; i++) climb[i] = climb_of(at, i, work.G);
@@ -154,7 +154,7 @@ DEVICE void advance(const Places &at, const Problem &of, const Tables &table, bo
     for (int i = 0; i < chunks; i++) {
       int side = c + 32 * i;
       if (side >= ns) continue;
-      if (corrector && side >= 2 * nb) table.climb()[k * m + side - 2 * nb] = climb[i];
+      if (corrector && side >= 2 * nb) table.climb(k)[side - 2 * nb] = climb[i];
       const Side &it = sides[i];
       float toward = side < nb ? -work.w[side] : side < 2 * nb ? work.w[side - nb] : climb[i], product = it.s * it.z;
       float aim = corrector ? product + known[i] - status.centre : product;
@@ -221,7 +221,7 @@ DEVICE bool move(const Problem &of, const Tables &table, Status &status) {
       Side it = side_of(of, table, k, side);
       if (it.has) {
         float dz = table.change()[k * ns + side];
-        float ds = it.delta * dz - it.off - value_of(table.move() + k * n, table.climb() + k * m, side);
+        float ds = it.delta * dz - it.off - value_of(table.move(k), table.climb(k), side);
         s[i] = it.s + step * ds;
         z[i] = it.z + step * dz;
         limit[i] = limit_of(of, k, side);
@@ -230,10 +230,10 @@ DEVICE bool move(const Problem &of, const Tables &table, Status &status) {
       }
     }
     Column column = column_of(of, table.point(), k);
-    float moved = column.value + step * table.move()[k * n + (c < n ? c : n - 1)];
+    float moved = column.value + step * table.move(k)[c < n ? c : n - 1];
     __syncwarp();
     if (c < n) table.point()[(k + 1) * n + c] = moved;
-    for (int i = c; i < m; i += 32) table.at()[k * m + i] += step * table.climb()[k * m + i];
+    for (int i = c; i < m; i += 32) table.at()[k * m + i] += step * table.climb(k)[i];
     __syncwarp();
     float off = moved - column.reference, by = moved - before;
     before = moved;

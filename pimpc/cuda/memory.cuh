@@ -46,7 +46,9 @@ constexpr int of_sides = judges ? 0 : (N * ns + apart - 1) / apart * apart, at_s
 constexpr int at_z = at_s + of_sides, at_delta = at_z + of_sides, at_change = at_delta + of_sides;
 constexpr int at_at = condenses ? at_change : at_change + of_sides;
 constexpr int at_free = condenses ? at_change + of_sides : judges ? at_at : at_at + N * m, at_t = at_free + N;
-constexpr int at_climb = at_t + N * nu, at_move = at_climb + N * m, end_of_tables = at_move + N * n;
+constexpr bool move_in_T = nu * n >= n + m;  // a stage's T is done with when its step is known
+constexpr int at_climb = at_t + N * nu, at_move = at_climb + (move_in_T ? 0 : N * m);
+constexpr int end_of_tables = at_move + (move_in_T ? 0 : N * n);
 constexpr int table_rest = ((condenses || judges ? at_t : end_of_tables) + 3) / 4 * 4;
 constexpr int room_T = (keeps_T ? table_T : nu * n) + 32;  // the last row may be read on
 
@@ -73,11 +75,12 @@ struct Tables {
   DEVICE float *delta() const { return rest() + at_delta; }                // ns: the proximal term; 0 marks what is no side
   DEVICE float *change() const { return rest() + at_change; }              // ns: ds dz of the predictor, then dz
   DEVICE float *at() const { return rest() + at_at; }                      // m: G_k u_k
-  DEVICE float *climb() const { return rest() + at_climb; }                // m: G_k du_k
-  DEVICE float *move() const { return rest() + at_move; }                  // n: (du_k, dx_{k+1})
   DEVICE unsigned *free() const { return (unsigned *)(rest() + at_free); }  // bits of the inputs that may move
   DEVICE float *T(int k) const { return T_here + (keeps_T ? k * nu * n : 0); }
   DEVICE float *far_T(int k) const { return far + table_rest + k * nu * n; }
+  DEVICE float *kept_T(int k) const { return keeps_T ? T(k) : far_T(k); }
+  DEVICE float *move(int k) const { return move_in_T ? kept_T(k) : rest() + at_move + k * n; }       // (du_k, dx_{k+1})
+  DEVICE float *climb(int k) const { return move_in_T ? kept_T(k) + n : rest() + at_climb + k * m; }  // G_k du_k
 };
 
 DEVICE int lane() { return threadIdx.x; }
