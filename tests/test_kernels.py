@@ -96,6 +96,22 @@ def test_recorded_problems_reach_their_optima(name, tolerance, error, on_cpu):
 
 
 @needs_compiler
+@pytest.mark.parametrize("most_free", [None, 60])
+def test_recorded_problems_whose_bounds_are_declared_as_pins_reach_their_optima(most_free, on_cpu):
+    """As the robots' own: with the stage at hand's place for all lists of sides."""
+    problems, data = recorded("walk_n10", np.float32, 16)
+    pins = problems.u_min == problems.u_max
+    bounds = {name: jnp.where(pins, 0, limit) for name, limit in (("u_min", -jnp.inf), ("u_max", jnp.inf))}
+    structure = pimpc.Structure(blocks=((12, 6), (12, 6)), pins_only=True, most_free=most_free)
+    problems = dataclasses.replace(problems, **bounds, structure=structure)
+    found = solve_all(problems, "cuda", tolerance=1e-3)
+    assert np.all(found.status == pimpc.Status.SOLVED)
+    errors = input_errors(found.u, data["u_opt"])
+    assert np.median(errors) < 1e-3 and errors.max() < 1e-2
+    agree(found, solve_all(problems, "xla", tolerance=1e-3), 1e-3)
+
+
+@needs_compiler
 @pytest.mark.parametrize(
     ("sizes", "without"),
     [

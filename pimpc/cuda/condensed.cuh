@@ -56,7 +56,9 @@ DEVICE float *push_of_sides() { return list(0); }
 DEVICE float *stiff_of_sides() { return list(1); }
 DEVICE float *excess_of_sides() { return list(2); }
 DEVICE float *climb_of_sides() { return list(3); }
-DEVICE short *place_of_sides() { return place_in_work ? (short *)list(lists) : condensed().place_here; }
+DEVICE short *place_of_sides() {
+  return place_in_work ? (short *)(&work.X[0][0] + lists * all_sides) : condensed().place_here;
+}
 
 // Row r of a lower triangle's transpose, to be indexed by column: rows are kept from their panel's first column on, and four
 // numbers longer than that, so that eight lanes read 16 bytes each of a panel's eight rows at once. Of the Hessian these are
