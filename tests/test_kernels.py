@@ -254,7 +254,7 @@ def test_impossible_problems_are_infeasible_and_spoil_no_neighbour(on_cpu):
 @needs_compiler
 @pytest.mark.parametrize("blocks", [None, ((2, 2), (1, 1))])
 def test_states_that_no_inputs_reach_are_proven_to_be_out_of_reach(blocks, on_cpu):
-    """By what the last iteration did to the forces: of bounds of states, through the dynamics and the rows of inputs."""
+    """By what the last iteration did to the forces: of bounds of states, through the dynamics, and of rows."""
     p = dataclasses.replace(batch(3, N=3, nx=2, nu=3, m=3), x_min=None)
     G = p.G if blocks is None else jnp.where(jnp.eye(3, dtype=bool).at[0, 1].set(True).at[1, 0].set(True), p.G, 0)
     free = p.u_min != p.u_max
