@@ -29,6 +29,6 @@ DEVICE int solve_problem(const Places &at, const Problem &of, const Tables &tabl
       if (!move(of, table, status)) return turn + 1;
     }
   }
-  if (solvable) empty = certifies(at, of, table, largest);
+  if (solvable && max_iterations > 0) empty = certifies(at, of, table, largest);
   return max_iterations;
 }

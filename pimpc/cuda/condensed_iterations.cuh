@@ -306,6 +306,6 @@ DEVICE int solve_problem(const Places &at, const Problem &given, const Tables &t
   if (!solvable) return 0;
   of.u_min = given.u_min;  // slacks may be in the place of what was brought
   of.u_max = given.u_max;
-  empty = certifies(at, of, table, largest);
+  if (max_iterations > 0) empty = certifies(at, of, table, largest);
   return max_iterations;
 }

@@ -185,6 +185,7 @@ DEVICE float centre_all(const Problem &of, const Tables &table, const Multiplier
 // Rolls out inputs, or none, as far as their bounds allow.
 DEVICE void plan(const Problem &of, const Tables &table, const float *u) {
   int c = lane();
+  __syncwarp();  // other lanes may still read the plan before
   if (c < nu) {
     for (int k = 0; k < N; k++) {
       float v = u ? u[k * nu + c] : 0;
