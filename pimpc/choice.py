@@ -5,7 +5,7 @@ from typing import Literal, TypeVar, get_args
 
 import jax
 
-Kernels = Literal["auto", "xla", "condensed", "parallel", "cuda"]  # auto: cuda where it can run, else xla
+Kernels = Literal["auto", "xla", "condensed", "parallel", "cuda"]  # see `InteriorPoint.kernels`
 T = TypeVar("T")
 
 

@@ -18,7 +18,8 @@ from pimpc.cuda_sizes import FIELDS, Settings, Sizes
 from pimpc.problem import LTVProblem, Structure, bounds_inputs
 
 _COLUMNS = 32  # inputs and states together: one for each lane of a warp
-_LEFT = _DONE = -1  # as iterations: the next kernel is to solve it; in place of whether to solve it: there is an answer
+_LEFT = -1  # as a number of iterations: the next kernel is to solve it
+_DONE = -1  # in place of whether to solve it: there is an answer
 _SIDES = 256  # bounds of a stage: eight to a lane, whose numbers are kept in registers
 
 Forces = tuple[Array | None, Array | None, Array | None]  # multipliers of rows, inputs, states; None: no such bounds
@@ -122,14 +123,19 @@ def _solve(structure: Structure, settings: Settings, warm: bool, given: Any) -> 
     forces = [shape if has else (1,) for shape, has in zip([(N, m), (N, nu), (N, nx)], bounded, strict=True)]
     outputs = [jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for shape in [(N, nu), *forces]]
     outputs += [jax.ShapeDtypeStruct((batch,), jnp.int32)] * 2
-    found: list[Array] = []
-    for way in sizes.ways(structure):
+
+    def run(way: Sizes, runnable: Array) -> list[Array]:
         text = way.text("condense" if way.rows else "solve", arrays, structure, settings, warm)
         inputs, results = [*_ordered(arrays), runnable, *known], [*outputs, way.scratch(batch)]
-        *new, _ = launch("solve", text, inputs, results, way.dynamic())
-        kept = runnable == _DONE
-        found = [jnp.where(kept.reshape(-1, *[1] * (b.ndim - 1)), a, b) for a, b in zip(found or new, new, strict=True)]
-        runnable = jnp.where(found[-2] == _LEFT, runnable, _DONE)
+        return launch("solve", text, inputs, results, way.dynamic())[:-1]
+
+    first, *others = sizes.ways(structure)
+    found = run(first, runnable)
+    for way in others:
+        *_, iterations, _ = found
+        left = iterations == _LEFT
+        new = run(way, jnp.where(left, runnable, _DONE))
+        found = [jnp.where(left.reshape(-1, *[1] * (b.ndim - 1)), b, a) for a, b in zip(found, new, strict=True)]
     return found
 
 

@@ -74,13 +74,15 @@ class Sizes(NamedTuple):
     def ways(self, structure: Structure) -> list["Sizes"]:
         """The same, once for each kernel that solves such problems: what one leaves, the next one takes.
 
-        States are eliminated for few stages and few free inputs, without bounds of states, if all that it needs fits on
-        the chip. Where only the numbers say how many inputs are free, problems with more of them are left.
+        States are eliminated where `most_free` is declared, stages are few, states have no bounds, and all that this
+        needs fits on the chip. Problems with more free inputs than it has rows, but no more than declared, are left.
         """
-        declared, inputs = structure.most_free, self.N * self.nu
-        free = min(MOST_FREE if declared is None else declared, inputs)
-        short = self._replace(rows=_up(free + 1, _PANEL), leaves=declared is None and free < inputs)
-        few = self.N <= 16 and free <= MOST_FREE and self.bounded <= self.nu and self.nx <= MOST_STATES
+        if structure.most_free is None:
+            return [self]
+        declared = min(structure.most_free, self.N * self.nu)
+        free = min(declared, MOST_FREE)
+        short = self._replace(rows=_up(free + 1, _PANEL), leaves=free < declared)
+        few = self.N <= 16 and self.bounded <= self.nu and self.nx <= MOST_STATES
         if not few or sum(short.bytes()) > _CHIP // 4:
             return [self]
         return [short, self] if short.leaves else [short]

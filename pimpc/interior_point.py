@@ -95,7 +95,7 @@ class InteriorPoint(Method):
     start: float = 0.3  # the first μ, relative to the energy of the unconstrained motion
     boundary: float = 0.99  # share of the way to the nearest bound that a step may go
     # cuda: kernels for NVIDIA GPUs; xla: recursions; condensed: without the states; parallel: in O(log N) steps; auto:
-    # on such a GPU its kernels, on a CPU without the states if stages and inputs are few
+    # on such a GPU its kernels, on a CPU without the states if `Structure.most_free` is declared and stages are few
     kernels: Kernels = "auto"
 
     def cold_start(self, problem: LTVProblem) -> WarmStart:
@@ -131,7 +131,7 @@ def _by_xla(method: InteriorPoint, problem: LTVProblem, state: WarmStart | None,
 def _by_kernel(
     method: InteriorPoint, problem: LTVProblem, state: WarmStart | None, runnable: Bool[Array, ""]
 ) -> Outcome:
-    """By one kernel for GPUs, which looks for a proof of infeasibility only if it comes to no other end."""
+    """By kernels for GPUs, which look for a proof of infeasibility only if they come to no other end."""
     near = None
     if state is not None:
         near = state.u, (state.multipliers.rows, state.multipliers.inputs, state.multipliers.states)
@@ -289,12 +289,6 @@ def _longest(values: tuple[_Sides, _Sides], steps: tuple[_Sides, _Sides]) -> Flo
 def _solved(method: InteriorPoint, problem: LTVProblem, state: _Iterate) -> Bool[Array, ""]:
     """Whether an iterate is good enough, by the measures of `pimpc.residuals`."""
     multipliers = unflatten(problem, _total(state.force, state.equality))
-    return _good(method, problem, state.x, state.u, multipliers, state.unbalanced)
-
-
-def _good(
-    method: InteriorPoint, problem: LTVProblem, x: Array, u: Array, multipliers: Multipliers, unbalanced: Array
-) -> Bool[Array, ""]:
-    gap = complementarity_gap(problem, x, u, multipliers) + unbalanced
-    worst = jnp.maximum(gap / cost_scale(problem, x, u), primal_residual(problem, x, u))
+    gap = complementarity_gap(problem, state.x, state.u, multipliers) + state.unbalanced
+    worst = jnp.maximum(gap / cost_scale(problem, state.x, state.u), primal_residual(problem, state.x, state.u))
     return worst <= 0.5 * method.tolerance  # the answer is clipped to the input bounds, which may cost the rest

@@ -29,8 +29,6 @@ class Newton:
         """
         self._problem, self._free = problem, ~fixed_inputs(problem)
         self._kernels: Kernels = kernels
-        if kernels == "condensed" and (problem.x_min is not None or problem.x_max is not None):
-            raise ValueError('kernels="condensed" eliminates the states, which must not have bounds then.')
         condenses = kernels == "condensed" or (kernels == "auto" and condensing.pays(problem))
         self._condensed = condensing.condense(problem, self._free) if condenses else None
 

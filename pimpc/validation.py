@@ -49,7 +49,7 @@ def check_structure(problem: LTVProblem) -> None:
             f"B has shape {shape}, a batch; solve takes one problem, so call jax.vmap(pimpc.solve) instead."
         )
     _check_shapes(present, ())
-    _check_blocks(present, problem.structure)
+    _check_structure(present, problem.structure)
 
 
 def validate(problem: LTVProblem) -> None:
@@ -69,7 +69,7 @@ def validate(problem: LTVProblem) -> None:
         if isinstance(value, jax.core.Tracer):
             raise TypeError(f"{name} is traced; call validate outside of jax.jit and jax.vmap, where values are known.")
     _check_shapes(present, present["B"].shape[:-3])
-    _check_blocks(present, problem.structure)
+    _check_structure(present, problem.structure)
     values = {name: np.asarray(value) for name, value in present.items()}
     _check_values(values)
     _check_weights(values)
@@ -135,8 +135,10 @@ def _check_shapes(present: dict[str, Array], batch: tuple[int, ...]) -> None:
             raise ValueError(f"{name} has shape {value.shape}; it must be {wanted}, judging by B of shape {shape}.")
 
 
-def _check_blocks(present: dict[str, Array], structure: Structure) -> None:
-    """Checks that the declared blocks of G fill it."""
+def _check_structure(present: dict[str, Array], structure: Structure) -> None:
+    """Checks that the declared blocks of G fill it, and that a declared number is one."""
+    if structure.most_free is not None and structure.most_free < 0:
+        raise ValueError(f"structure.most_free is {structure.most_free}: it counts inputs, so at least 0.")
     if structure.blocks is None:
         return
     if "G" not in present:

@@ -86,8 +86,8 @@ def test_what_an_outer_batch_shares_is_repeated_if_the_inner_one_does_not():
 def test_recorded_problems_reach_their_optima(name, tolerance, error, on_cpu):
     on_cpu["reverse"] = tolerance == 1e-5  # which lane runs first does not matter
     problems, data = recorded(name, np.float32, 16)
-    free = int(np.max(np.sum(data["u_min"] != data["u_max"], axis=(1, 2))))  # 60, 60, 84 and 54: both kernels
-    declared = pimpc.Structure(blocks=((12, 6), (12, 6)), most_free=free if tolerance == 1e-3 else None)
+    free = int(np.max(np.sum(data["u_min"] != data["u_max"], axis=(1, 2))))  # 60, 60, 84 and 54
+    declared = pimpc.Structure(blocks=((12, 6), (12, 6)), most_free=free if tolerance == 1e-3 else 120)
     found = solve_all(dataclasses.replace(problems, structure=declared), "cuda", tolerance=tolerance)
     assert np.all(found.status == pimpc.Status.SOLVED)
     errors = input_errors(found.u, data["u_opt"])
@@ -96,7 +96,7 @@ def test_recorded_problems_reach_their_optima(name, tolerance, error, on_cpu):
 
 
 @needs_compiler
-@pytest.mark.parametrize("most_free", [None, 60])
+@pytest.mark.parametrize("most_free", [None, 60, 120])
 def test_recorded_problems_whose_bounds_are_declared_as_pins_reach_their_optima(most_free, on_cpu):
     """As the robots' own: with the stage at hand's place for all lists of sides."""
     problems, data = recorded("walk_n10", np.float32, 16)
@@ -124,7 +124,9 @@ def test_recorded_problems_whose_bounds_are_declared_as_pins_reach_their_optima(
     ],
 )
 def test_random_problems_are_solved_as_by_xla(sizes, without, on_cpu):
-    problems = dataclasses.replace(batch(6, **sizes), **dict.fromkeys(without))
+    free = {"x_min", "x_max"} <= {*without}
+    declared = pimpc.Structure(most_free=sizes["N"] * sizes["nu"] if free else None)  # the states are eliminated
+    problems = dataclasses.replace(batch(6, **sizes), **dict.fromkeys(without), structure=declared)
     agree(solve_all(problems, "cuda"), solve_all(problems, "xla"), 1e-5)
 
 
@@ -142,7 +144,8 @@ def test_it_does_not_matter_where_tables_lie_nor_which_lane_runs_first(on_cpu, m
 
 
 @needs_compiler
-def test_declared_blocks_are_the_whole_matrix(on_cpu):
+@pytest.mark.parametrize("most_free", [None, 15])
+def test_declared_blocks_are_the_whole_matrix(most_free, on_cpu):
     """Blocks of different sizes."""
     blocks = ((3, 3), (2, 2))
     p = dataclasses.replace(batch(3, N=3, nx=2, nu=5, m=5, state_bounds=False), x_min=None, x_max=None)
@@ -150,7 +153,7 @@ def test_declared_blocks_are_the_whole_matrix(on_cpu):
     inside[:3, :3] = inside[3:, 3:] = True
     G = jnp.where(inside, p.G, 0)
     p = dataclasses.replace(p, G=G, h=jnp.einsum("bkij,bkj->bki", G, 0.5 * (p.u_min + p.u_max)) + 0.1)
-    declared = dataclasses.replace(p, structure=pimpc.Structure(blocks=blocks))
+    declared = dataclasses.replace(p, structure=pimpc.Structure(blocks=blocks, most_free=most_free))
     pimpc.validate(declared)
     ours, theirs = solve_all(declared, "cuda"), solve_all(p, "xla")
     assert np.any(theirs.warm_start.multipliers.rows > 0.1)  # rows that bind
@@ -158,15 +161,17 @@ def test_declared_blocks_are_the_whole_matrix(on_cpu):
 
 
 @needs_compiler
-def test_pins_are_constants(on_cpu):
+@pytest.mark.parametrize("most_free", [None, 12])
+def test_pins_are_constants(most_free, on_cpu):
     p = dataclasses.replace(batch(4, N=4, nx=3, nu=4, m=3), x_min=None, x_max=None)
     pins = jnp.asarray(np.random.default_rng(0).random(p.u_min.shape) < 0.4)
+    assert jnp.max(jnp.sum(~pins, axis=(1, 2))) <= 12
     p = dataclasses.replace(
         p,
         u_min=jnp.where(pins, 0.1, -jnp.inf),
         u_max=jnp.where(pins, 0.1, jnp.inf),
         h=p.h + 1,
-        structure=pimpc.Structure(pins_only=True),
+        structure=pimpc.Structure(pins_only=True, most_free=most_free),
     )
     ours = solve_all(p, "cuda")
     np.testing.assert_array_equal(np.asarray(ours.u)[np.asarray(pins)], np.float32(0.1))
@@ -174,9 +179,10 @@ def test_pins_are_constants(on_cpu):
 
 
 @needs_compiler
-@pytest.mark.parametrize("without", [("x_min",), ("x_min", "x_max")])  # the second is solved without its states
-def test_warm_starts_are_used_as_by_xla(without, on_cpu):
+@pytest.mark.parametrize(("without", "most_free"), [(("x_min",), None), (("x_min", "x_max"), 16)])
+def test_warm_starts_are_used_as_by_xla(without, most_free, on_cpu):
     p = dataclasses.replace(batch(6, N=4, nx=3, nu=4, m=3), **dict.fromkeys(without))
+    p = dataclasses.replace(p, structure=pimpc.Structure(most_free=most_free))
     before = solve_all(p, "xla")
     near = dataclasses.replace(p, x0=p.x0 + 0.003)
     cold, warm = solve_all(near, "cuda"), solve_all(near, "cuda", before.warm_start)
@@ -234,7 +240,8 @@ def test_roll_outs_are_those_of_xla(on_cpu):
 
 
 @needs_compiler
-def test_impossible_problems_are_infeasible_and_spoil_no_neighbour(on_cpu):
+@pytest.mark.parametrize("most_free", [None, 6])
+def test_impossible_problems_are_infeasible_and_spoil_no_neighbour(most_free, on_cpu):
     """A good problem, one whose bounds contradict each other, one whose rows do, and one that is not a number."""
     p = dataclasses.replace(batch(4, N=3, nx=2, nu=2, m=2, state_bounds=False), x_min=None, x_max=None)
     free = p.u_min != p.u_max
@@ -242,7 +249,8 @@ def test_impossible_problems_are_infeasible_and_spoil_no_neighbour(on_cpu):
     p = dataclasses.replace(p, u_max=p.u_max.at[1, 0, 0].set(-6.0))
     G = p.G.at[2].set(jnp.array([[1.0, 0.0], [-1.0, 0.0]]))
     h = p.h.at[2].set(jnp.array([-1.0, -1.0])).at[2, 1].set(jnp.inf)  # u_0 ≤ −1 and u_0 ≥ 1 where it is not fixed
-    p = dataclasses.replace(p, G=G, h=h, x0=p.x0.at[3].set(jnp.nan))
+    declared = pimpc.Structure(most_free=most_free)
+    p = dataclasses.replace(p, G=G, h=h, x0=p.x0.at[3].set(jnp.nan), structure=declared)
     found = solve_all(p, "cuda")
     expected = [pimpc.Status.SOLVED, *[pimpc.Status.INFEASIBLE] * 2, pimpc.Status.NONFINITE_INPUT]
     np.testing.assert_array_equal(found.status, expected)
@@ -273,11 +281,26 @@ def test_states_that_no_inputs_reach_are_proven_to_be_out_of_reach(blocks, on_cp
     np.testing.assert_array_equal(found.status, [solved, infeasible, solved])
 
 
+def test_states_are_eliminated_only_where_it_is_declared_and_there_is_room():
+    def ways(N=10, nx=9, nu=12, m=24, bounded=12, **declared):
+        sizes = cuda_kernels.Sizes(N, nx, nu, m, m, bounded).ways(pimpc.Structure(**declared))
+        return [(way.rows > 0, way.leaves) for way in sizes]
+
+    recursions, condensed, leaves = (False, False), (True, False), (True, True)
+    assert ways() == ways(pins_only=True) == [recursions]
+    assert ways(most_free=60) == ways(most_free=79) == ways(most_free=0) == [condensed]
+    assert ways(most_free=80) == ways(most_free=120) == ways(most_free=1000) == [leaves, recursions]
+    assert ways(N=4, most_free=1000) == [condensed]
+    too_large = {"N": 17}, {"nx": 13, "nu": 5, "m": 2}, {"bounded": 13}, {"m": 120}
+    assert all(ways(**sizes, most_free=60) == [recursions] for sizes in too_large)
+
+
 @needs_compiler
 def test_problems_of_one_batch_go_to_the_kernel_that_takes_them(on_cpu):
     """Feet that swing leave 60 inputs free, and two on the ground 84: more than the first kernel takes."""
     names = ("double_support_n10", "walk_n10", "double_support_n10")
     walks = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(recorded(name, np.float32, 2)[0] for name in names))
+    walks = dataclasses.replace(walks, structure=pimpc.Structure(most_free=120))
     spoilt = dataclasses.replace(walks, x0=walks.x0.at[5].set(jnp.nan))
     found, alone = solve_all(spoilt, "cuda"), solve_all(walks, "cuda")
     agree(found, solve_all(spoilt, "xla"), 1e-5)
