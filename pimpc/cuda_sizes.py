@@ -57,8 +57,10 @@ class Sizes(NamedTuple):
     m: int
     lines: int
     bounded: int
+    free: int = 0  # inputs at most, if states are eliminated
+    blocks: int = 0  # of G that touch free inputs, at most, in all stages together
     rows: int = 0  # of a Hessian whose states are eliminated, with one for the right-hand side; 0: they are not
-    leaves: bool = False  # problems with more free inputs to another kernel
+    leaves: bool = False  # problems with more of either to another kernel
     judges: bool = False  # plans, and makes none
 
     @classmethod
@@ -75,13 +77,17 @@ class Sizes(NamedTuple):
         """The same, once for each kernel that solves such problems: what one leaves, the next one takes.
 
         States are eliminated where `most_free` is declared, stages are few, states have no bounds, and all that this
-        needs fits on the chip. Problems with more free inputs than it has rows, but no more than declared, are left.
+        needs fits on the chip. There is room for as many blocks of G as the free inputs fill. Problems with more, or
+        with more free inputs than there is room for, are left, if there may be any.
         """
         if structure.most_free is None:
             return [self]
-        declared = min(structure.most_free, self.N * self.nu)
+        columns = [block[1] for block in structure.blocks or ((self.m, self.nu),)]
+        declared, all_blocks = min(structure.most_free, self.N * self.nu), self.N * len(columns)
         free = min(declared, MOST_FREE)
-        short = self._replace(rows=_up(free + 1, _PANEL), leaves=free < declared)
+        blocks = min(-(-free // min(columns)), all_blocks) if self.m else 0
+        leaves = free < declared or (self.m > 0 and blocks < min(free, all_blocks))
+        short = self._replace(free=free, blocks=blocks, rows=_up(free + 1, _PANEL), leaves=leaves)
         few = self.N <= 16 and self.bounded <= self.nu and self.nx <= MOST_STATES
         if not few or sum(short.bytes()) > _CHIP // 4:
             return [self]
@@ -91,15 +97,16 @@ class Sizes(NamedTuple):
         """How many numbers `Condensed` has, and some for its alignment; zero if the states stay."""
         if not self.rows:
             return 0
-        N, nx, nu, sides = self.N, self.nx, self.nu, self.N * (2 * self.bounded + self.m)
+        N, nx, nu = self.N, self.nx, self.nu
         stages = sum(_up(N * size, 4) for size in (nx * nx, nx * nu, nx, nx, nx, nu, nu, nu))
-        bounds = 2 * _up(max(N * min(self.bounded, nu), 4), 4)
-        in_work = (2 * nx + nu) * 36
-        lists = (4 - min(4, in_work // max(sides, 1))) * sides + 1
-        places = 1 if 4 * sides + (sides + 1) // 2 <= in_work else sides + 1
-        parts = (max(stages, self.packed()), N * (self.lines * nu + 4) + 4, N * self.m + 4, bounds)
-        parts += (N * nu + 4, _up(self.rows, 32), lists + (places + 1 + self.rows) // 2)
+        ends = 2 * N * (2 * self.bounded + self.m)
+        shorts = self.rows + 2 * max(self.blocks, 1)
+        parts = max(stages, self.packed(), ends), self.free * _up(self.lines, 4) + 4, (shorts + 1) // 2
         return sum(_up(part, 4) for part in parts)
+
+    def most_sides(self) -> int:
+        """How many bounds may touch free inputs."""
+        return self.blocks * _up(self.lines, 4) + (2 * _up(self.free, 4) if self.bounded else 0)
 
     def packed(self) -> int:
         """How many numbers a Hessian has whose states are eliminated."""
@@ -115,12 +122,15 @@ class Sizes(NamedTuple):
     def bytes(self) -> tuple[int, int, int]:
         """Of what the lanes share of a stage, of the Hessians, and of the other tables."""
         n, ns = self.nx + self.nu, 2 * self.bounded + self.m
-        work = (n + self.nx) * 36 + 100
+        in_work = (n + self.nx) * 36
+        work = in_work + 100 + _up(max(self.lines * self.nu, 2 * _up(self.rows, 32), self.nu), 4)
         rest, one_T = self.N * (n + 1) + n, self.nu * n
         if self.rows:
-            rest += 4 * _up(self.N * ns, 4) + 4
-            return 4 * (work + self.nx + 16), 4 * self.room_condensed(), 4 * _up(rest, 4)
-        work += max(self.lines, 1) * self.nu + self.nx**2 + 2 * ns
+            room = self.most_sides() // 4 * 4 + 4
+            lists = 8 - min(6, in_work // room)
+            work += self.nx + self.N * max(self.m, 1) // 2 + 16
+            return 4 * work, 4 * self.room_condensed(), 4 * (_up(self.N, 4) + _up((self.N + 1) * n, 4) + lists * room)
+        work += self.nx**2 + 2 * ns
         if not self.judges:
             step = 0 if one_T >= n + self.m else n + self.m  # kept in the place of T if there is room
             rest += self.N * (4 * ns + self.m + self.nu + step)
@@ -153,6 +163,7 @@ class Sizes(NamedTuple):
             "nx": self.nx, "nu": self.nu, "N": self.N, "m": self.m, "lines": self.lines, "nb": self.bounded,
             "blocks": len(blocks), "most_columns": max((c for _, c in blocks), default=self.nu),
             "tables_on_chip": level, "blocks_at_once": fit, "max_iterations": settings.max_iterations,
+            "most_free": self.free, "most_blocks": max(self.blocks, 1), "most_sides": self.most_sides(),
             "rows_of_H": self.rows, "room_condensed": self.room_condensed(), "room_asked": self.dynamic() // 4,
         }  # fmt: skip
         bounds = "u_min" in arrays or "u_max" in arrays

@@ -225,7 +225,7 @@ def kkt_residuals(
         x: States x_0 … x_N.
         u: Inputs u_0 … u_{N−1}.
         multipliers: Lagrange multipliers, for instance `solution.warm_start.multipliers`.
-        kernels: How to compute on an NVIDIA GPU, as in `InteriorPoint`.
+        kernels: How to compute, as in `InteriorPoint`; `"condensed"` is like `"xla"`: the states stay.
 
     Returns:
         Relative residuals. The inputs are optimal if and only if all are zero.

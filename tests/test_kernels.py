@@ -282,16 +282,16 @@ def test_states_that_no_inputs_reach_are_proven_to_be_out_of_reach(blocks, on_cp
 
 
 def test_states_are_eliminated_only_where_it_is_declared_and_there_is_room():
-    def ways(N=10, nx=9, nu=12, m=24, bounded=12, **declared):
-        sizes = cuda_kernels.Sizes(N, nx, nu, m, m, bounded).ways(pimpc.Structure(**declared))
+    def ways(N=10, nx=9, nu=12, m=24, bounded=12, blocks=((12, 6), (12, 6)), **declared):
+        sizes = cuda_kernels.Sizes(N, nx, nu, m, m // 2, bounded).ways(pimpc.Structure(blocks=blocks, **declared))
         return [(way.rows > 0, way.leaves) for way in sizes]
 
     recursions, condensed, leaves = (False, False), (True, False), (True, True)
     assert ways() == ways(pins_only=True) == [recursions]
-    assert ways(most_free=60) == ways(most_free=79) == ways(most_free=0) == [condensed]
+    assert ways(N=6, most_free=1000) == ways(most_free=0) == ways(m=0, blocks=None, most_free=60) == [condensed]
     assert ways(most_free=80) == ways(most_free=120) == ways(most_free=1000) == [leaves, recursions]
-    assert ways(N=4, most_free=1000) == [condensed]
-    too_large = {"N": 17}, {"nx": 13, "nu": 5, "m": 2}, {"bounded": 13}, {"m": 120}
+    assert ways(most_free=60) == [leaves, recursions]  # there is no room for each of them in a block of its own
+    too_large = {"N": 17}, {"nx": 13, "nu": 5, "m": 2}, {"bounded": 13}, {"m": 240}
     assert all(ways(**sizes, most_free=60) == [recursions] for sizes in too_large)
 
 
@@ -309,12 +309,17 @@ def test_problems_of_one_batch_go_to_the_kernel_that_takes_them(on_cpu):
 
 
 @needs_compiler
-def test_more_free_inputs_than_declared_are_not_passed_off_as_an_answer(on_cpu):
+@pytest.mark.parametrize("rows", [True, False])
+def test_more_free_inputs_than_declared_are_not_passed_off_as_an_answer(rows, on_cpu):
     problems, _ = recorded("double_support_n10", np.float32, 2)
     problems = dataclasses.replace(problems, structure=pimpc.Structure(most_free=60))
+    problems = problems if rows else dataclasses.replace(problems, G=None, h=None)
     with pytest.raises(ValueError, match="most_free is 60, but 84 inputs have no equal bounds"):
         pimpc.validate(problems)
     found = solve_all(problems, "cuda")
+    if rows:  # recursions solve what would need more blocks than are expected
+        agree(found, solve_all(problems, "xla"), 1e-5)
+        return
     assert np.all(found.status == pimpc.Status.MAX_ITERATIONS) and np.all(found.iterations == 0)
     assert np.all(np.isfinite(found.u))
 

@@ -8,7 +8,7 @@ DEVICE bool certifies(const Places &at, const Problem &of, const Tables &table, 
     for (int k = 0; k < N; k++) radius = fmaxf(radius, fabsf(table.point()[(k + 1) * n + c]));
   for (int k = N - 1; k >= 0; k--) {
     const float *point = table.point() + (k + 1) * n;
-    float *step = table.change() + k * ns;
+    float *step = table.last_change() + k * ns;
     __syncwarp();
     work.v[c] = c < nu ? point[c] : 0;
     const float *G = load_G(of, k);

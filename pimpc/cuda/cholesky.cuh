@@ -73,7 +73,7 @@ DEVICE void factorize_all(const Seat (&seat)[seats], int total, float (&b)[seats
 
 // All lanes know what a panel's rows come to; keeps it for the lanes that have these rows.
 DEVICE void keep_panel(int from, const float (&y)[panel]) {
-  float *v = condensed().v + from;
+  float *v = vector_of_inputs() + from;
   if (lane() == 0) {
     *(float4 *)v = make_float4(y[0], y[1], y[2], y[3]);
     *(float4 *)(v + 4) = make_float4(y[4], y[5], y[6], y[7]);
@@ -83,7 +83,7 @@ DEVICE void keep_panel(int from, const float (&y)[panel]) {
 DEVICE void collect_panels(const Seat (&seat)[seats], float (&b)[seats]) {
   __syncwarp();
 #pragma unroll
-  for (int s = 0; s < seats; s++) b[s] = seat[s].taken ? condensed().v[seat[s].f] : 0;
+  for (int s = 0; s < seats; s++) b[s] = seat[s].taken ? vector_of_inputs()[seat[s].f] : 0;
   __syncwarp();
 }
 

@@ -134,45 +134,55 @@ DEVICE void condense(const Problem &of, const Tables &table, const Seat (&seat)[
   send_hessian(table);
 }
 
-// Adds G' D G with D = stiff_of_sides() to the Hessian if there is a barrier, and puts in the row of the right-hand side.
-DEVICE void renew(const Seat (&seat)[seats], int total, bool barrier, const float (&right)[seats]) {
-  Condensed &it = condensed();
+DEVICE void load_four(const float *from, float (&to)[4]) {
+  float4 v = *(const float4 *)from;
+  to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
+}
+
+DEVICE void store_four(float *to, const float (&from)[4]) { *(float4 *)to = make_float4(from[0], from[1], from[2], from[3]); }
+
+// Numbers of the rows of a block, next to each other.
+DEVICE void load_lines(const float *from, float (&to)[most_lines]) {
+#pragma unroll
+  for (int l = 0; l < tall; l += 4) {
+    float four[4];
+    load_four(from + l, four);
+#pragma unroll
+    for (int i = 0; i < 4; i++) to[(l + i) % most_lines] = four[i];
+  }
+}
+
+// Adds G' D G, D being how stiff the sides are, to the Hessian if there is a barrier; puts in the row of the right-hand side.
+DEVICE void renew(const Tables &table, const Seat (&seat)[seats], int total, bool barrier, const float (&right)[seats]) {
+  const float *stiff = table.stiff();
 #pragma unroll
   for (int s = 0; s < seats; s++) {
     const Seat &own = seat[s];
     if (!own.taken) continue;
     own.row[total] = right[s];
     if (!barrier) continue;
-    const Block &at = own.block;
-    const float *G = it.G + own.k * stride_G, *stiff = stiff_of_sides() + own.k * ns;
-    float H[most_columns + 1], diagonal = nb > 0 ? stiff[own.c] + stiff[nb + own.c] : 0;
+    if (nb > 0) own.row[own.f] += stiff[work.lower_sides + own.f] + stiff[work.upper_sides + own.f];
+    if (m == 0) continue;
+    float pushed[most_lines], column[most_lines];
+    load_lines(stiff + own.rows, pushed);
+    load_lines(condensed().G + own.f * tall, column);
 #pragma unroll
-    for (int i = 0; i <= most_columns; i++) H[i] = 0;
-    if (m > 0) {
-#pragma unroll 6
-      for (int l = 0; l < lines; l++) {
-        if (!same_rows && l >= at.rows_count) break;
-        const float *line = G + l * nu, *first = line + at.first_column;
-        float f = stiff[2 * nb + at.rows_first + l] * line[own.c];
-#pragma unroll
-        for (int i = 0; i < most_columns; i += 2) {
-          float2 g = pairs ? *(const float2 *)(first + i) : make_float2(first[i], i + 1 < most_columns ? first[i + 1] : 0);
-          H[i] += g.x * f;
-          H[i + 1] += g.y * f;
-        }
-      }
-    }
+    for (int l = 0; l < tall; l++) pushed[l] *= column[l];
 #pragma unroll
     for (int i = 0; i < most_columns; i++) {
-      int c = at.first_column + i;
-      if (c < at.columns_end && c <= own.c && (own.free >> c & 1))
-        row_of(own.first + __popc(own.free & below(c)))[own.f] += H[i] + (c == own.c ? diagonal : 0);
+      int f = own.first + i;
+      if (f > own.f) continue;
+      load_lines(condensed().G + f * tall, column);
+      float sums[2] = {0, 0};
+#pragma unroll
+      for (int l = 0; l < tall; l++) sums[l % 2] += column[l] * pushed[l];
+      row_of(f)[own.f] += sums[0] + sums[1];
     }
   }
   __syncwarp();
 }
 
-// The Hessian without the barrier, which is on its way, times Condensed::v, for each seat.
+// The Hessian without the barrier, which is on its way, times `vector_of_inputs`, for each seat.
 DEVICE void times_hessian(const Seat (&seat)[seats], int total, float (&product)[seats]) {
   arrive();
   float sums[seats][2];
@@ -185,7 +195,7 @@ DEVICE void times_hessian(const Seat (&seat)[seats], int total, float (&product)
       if (from >= total) break;  // what follows in the last panel has zeros for the way
       const float *line = row_of(from);
       float v[panel], right[panel];
-      load_panel(condensed().v + from, v);
+      load_panel(vector_of_inputs() + from, v);
 #pragma unroll
       for (int s = 0; s < seats; s++) {
         // Wherever the seat decides which triangle it is, only one of them is read.

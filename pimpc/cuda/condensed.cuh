@@ -6,15 +6,10 @@
 // the factorization leaves of it is the solution's first half.
 //
 // What counts is how many warps fit on a multiprocessor. So the same place has the problem's stages, the Hessian or its
-// factors, whichever is needed; the Hessian without the barrier waits in the other memory.
+// factors, whichever is needed, and the Hessian without the barrier waits in the other memory; of G and of the sides nothing
+// is kept but what touches free inputs.
 
-constexpr int panel = 8, seats = (rows_of_H + 31) / 32;
-constexpr int most_free = rows_of_H - 1;
-constexpr int all_sides = N * ns;
-// The lists of sides that have room in Work::X and Work::E, one behind the other: no stage is at hand once there are sides.
-constexpr int lists = 4, room_in_work = (n + nx) * LD;
-constexpr int lists_in_work = all_sides == 0 || lists * all_sides <= room_in_work ? lists : room_in_work / all_sides;
-constexpr bool place_in_work = lists * all_sides + (all_sides + 1) / 2 <= room_in_work;
+constexpr int panel = 8, most_lines = tall > 0 ? tall : 1;
 
 struct Stages {
   __align__(16) float A[N * nx * nx];
@@ -30,35 +25,22 @@ struct Stages {
 struct __align__(16) Condensed {
   union {
     Stages stages;
-    float H[packed_H];  // see `row_of`
+    float H[packed_H];                    // see `row_of`
+    float ends[ns > 0 ? 2 * N * ns : 1];  // see `Tables::forces`
   };
-  __align__(16) float G[N * stride_G + 4];
-  __align__(16) float h[N * m + 4];
-  __align__(16) float u_min[bounds_inputs && has_u_min ? N * nu : 4], u_max[bounds_inputs && has_u_max ? N * nu : 4];
-  __align__(16) float step[N * nu + 4];
-  __align__(16) float v[32 * seats];  // the way from the start, or a solution in the making
-  float lists_here[(lists - lists_in_work) * all_sides + 1];
-  short place_here[place_in_work ? 1 : all_sides + 1];
-  short spot[rows_of_H];  // k nu + c of each free input
+  __align__(16) float G[most_free * tall + 4];  // for each free input its column of the block it is in, and zeros
+  short spot[rows_of_H];                         // k nu + c of each free input
+  short first_free[most_blocks], free_count[most_blocks];  // inputs of the blocks that have any
 };
 
 static_assert(sizeof(Condensed) <= 4 * room_condensed, "Python has counted wrongly");
 static_assert(nx <= panel + 4, "a costate is kept in a row of the last panel");
 
-DEVICE Condensed &condensed() { return *(Condensed *)condensed_here; }
+// Numbers of the free inputs, in Work::G as long as nobody needs that of a stage.
+DEVICE float *step_of_inputs() { return work.G; }
+DEVICE float *vector_of_inputs() { return work.G + 32 * seats; }  // the way from the start, or a solution in the making
 
-// The lists, one number for each side: what they push with and how stiff they are, ns for each stage; by how much they leave
-// their limits, by how much more with a step, and k ns + side, one side after the other.
-DEVICE float *list(int i) {
-  return i < lists_in_work ? &work.X[0][0] + i * all_sides : condensed().lists_here + (i - lists_in_work) * all_sides;
-}
-DEVICE float *push_of_sides() { return list(0); }
-DEVICE float *stiff_of_sides() { return list(1); }
-DEVICE float *excess_of_sides() { return list(2); }
-DEVICE float *climb_of_sides() { return list(3); }
-DEVICE short *place_of_sides() {
-  return place_in_work ? (short *)(&work.X[0][0] + lists * all_sides) : condensed().place_here;
-}
+DEVICE Condensed &condensed() { return *(Condensed *)condensed_here; }
 
 // Row r of a lower triangle's transpose, to be indexed by column: rows are kept from their panel's first column on, and four
 // numbers longer than that, so that eight lanes read 16 bytes each of a panel's eight rows at once. Of the Hessian these are
@@ -70,33 +52,12 @@ DEVICE float *row_of(int r) {
   return condensed().H + first * (rows_of_H + 8 - first / 2) + (r - first) * stride_at(r) - first;
 }
 
-DEVICE unsigned below(int c) { return (1u << c) - 1; }
-
-// The block of G that a column belongs to.
-struct Block {
-  int rows_first, rows_count, first_column, columns_end;
-};
-
-DEVICE Block block_of(int c) {
-  Block at = {0, m, 0, nu};
-  int row = 0, column = 0;
-#pragma unroll
-  for (int b = 0; b < blocks; b++) {
-    if (c >= column) at = {row, block_rows[b], column, column + block_columns[b]};
-    row += block_rows[b];
-    column += block_columns[b];
-  }
-  return at;
-}
-
 // What a lane knows of one of its rows, the Hessian's row and column `f`.
 struct Seat {
   bool taken;
   int f, spot, k, c;  // input c of stage k
-  unsigned free;      // inputs of that stage, the first of which is `first`
-  int first;
-  Block block;
-  float *row;  // see `row_of`
+  int first, rows;    // of its block: the first free input, and where its rows are among the sides
+  float *row;         // see `row_of`
 };
 
 DEVICE int count_free(const Problem &of) {
@@ -108,16 +69,46 @@ DEVICE int count_free(const Problem &of) {
   return count;
 }
 
-// Lists the free inputs.
-DEVICE void list_free(const Tables &table) {
-  int c = lane(), total = 0;
+// Lists the free inputs, and gives places to all sides that touch any; says whether there is room for them.
+DEVICE bool list_free(const Problem &of, const Tables &table, int total) {
+  Condensed &it = condensed();
+  int c = lane(), first = 0, used = 0;
+  bool room = true;
   for (int k = 0; k < N; k++) {
-    unsigned free = table.free()[k];
-    if (c < nu && (free >> c & 1)) condensed().spot[total + __popc(free & below(c))] = k * nu + c;
-    total += __popc(free);
+    bool moves = c < nu && !is_fixed(of, k, c);
+    unsigned free = __ballot_sync(ALL, moves);
+    if (moves) it.spot[first + __popc(free & below(c))] = k * nu + c;
+    if (c == 0) {
+      table.free()[k] = free;
+      work.first_free[k] = first;
+    }
+    int column = 0;
+#pragma unroll
+    for (int b = 0; b < parts; b++) {
+      int end = blocks > 0 ? column + block_columns[b] : nu, before = __popc(free & below(column));
+      int count = __popc(free & (end < 32 ? below(end) : ALL)) - before;
+      bool has = m > 0 && count > 0;
+      if (has && used == most_blocks) room = has = false;
+      if (c == 0) work.first_row[k * parts + b] = has ? used * tall : -1;
+      if (c == 0 && has) {
+        it.first_free[used] = first + before;
+        it.free_count[used] = count;
+      }
+      used += has;
+      column = end;
+    }
+    first += __popc(free);
+  }
+  if (c == 0) {
+    work.lower_sides = used * tall;
+    work.upper_sides = used * tall + (total + 3) / 4 * 4;
   }
   __syncwarp();
+  return room;
 }
+
+// The places that have been given.
+DEVICE int count_places(int total) { return work.lower_sides + (nb > 0 ? (total + 3) / 4 * 8 : 0); }
 
 DEVICE Seat seat_of(const Tables &table, int s, int total) {
   Seat it;
@@ -126,27 +117,40 @@ DEVICE Seat seat_of(const Tables &table, int s, int total) {
   it.spot = it.taken ? condensed().spot[it.f] : 0;
   it.k = it.spot / nu;
   it.c = it.spot - it.k * nu;
-  it.free = table.free()[it.k];
-  it.first = it.f - __popc(it.free & below(it.c));
-  it.block = block_of(it.c);
+  int column = 0, row = work.first_row[it.k * parts];
+#pragma unroll
+  for (int b = 0, next = 0; b < blocks; b++) {
+    if (it.c >= next) {
+      column = next;
+      row = work.first_row[it.k * parts + b];
+    }
+    next += block_columns[b];
+  }
+  unsigned free = table.free()[it.k];
+  it.first = work.first_free[it.k] + __popc(free & below(column));
+  it.rows = row > 0 ? row : 0;
   it.row = row_of(it.f < rows_of_H ? it.f : rows_of_H - 1);
   return it;
 }
 
-// Copies numbers to the chip; they are there after `arrive`. Both places are as aligned as `count` says.
+// Copies numbers to the chip; they are there after `arrive`.
+template <int wide>
+DEVICE void bring_some(float *to, const float *from) {
+#ifdef __CUDA_ARCH__
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"((unsigned)__cvta_generic_to_shared(to)), "l"(from),
+               "n"(4 * wide) : "memory");
+#else
+#pragma unroll
+  for (int j = 0; j < wide; j++) to[j] = from[j];
+#endif
+}
+
+// Both places are as aligned as `count` says.
 template <int count>
 DEVICE void bring(float *to, const float *from) {
   constexpr int wide = count % 4 == 0 ? 4 : count % 2 == 0 ? 2 : 1;
 #pragma unroll 4
-  for (int i = lane() * wide; i < count; i += 32 * wide) {
-#ifdef __CUDA_ARCH__
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"((unsigned)__cvta_generic_to_shared(to + i)),
-                 "l"(from + i), "n"(4 * wide) : "memory");
-#else
-#pragma unroll
-    for (int j = 0; j < wide; j++) to[i + j] = from[i + j];
-#endif
-  }
+  for (int i = lane() * wide; i < count; i += 32 * wide) bring_some<wide>(to + i, from + i);
 }
 
 DEVICE void arrive() {
@@ -156,28 +160,27 @@ DEVICE void arrive() {
   __syncwarp();
 }
 
-// Where a problem is on the chip once it is brought. Bounds that are pins are needed before there are slacks and forces, in
-// the place of which they are if there is room; of what `bring_stages` brings, only they and the stages are ever lost.
-constexpr bool pins_in_tables = !bounds_inputs && nu <= ns;
-
-DEVICE Problem problem_on_chip(const Problem &given, const Tables &table) {
-  Condensed &it = condensed();
-  const Stages &of = it.stages;
-  const float *u_min = bounds_inputs ? it.u_min : pins_in_tables ? table.s() : given.u_min;
-  const float *u_max = bounds_inputs ? it.u_max : pins_in_tables ? table.z() : given.u_max;
-  return {of.A, of.B, of.e, given.x0, given.u_prev, of.x_ref, of.u_ref, of.Q, of.R, of.S, it.G, it.h, u_min, u_max,
-          nullptr, nullptr, nullptr};
+// Brings Condensed::G; it is there after `arrive`.
+DEVICE void gather_columns(const Problem &of, int total) {
+  float *to = condensed().G;
+  for (int i = lane(); i < total * tall; i += 32) {
+    int f = i / most_lines, l = i - f * most_lines, spot = condensed().spot[f], k = spot / nu;
+    if (l < lines) bring_some<1>(to + i, of.G + (k * lines + l) * nu + spot - k * nu);
+    else to[i] = 0;
+  }
 }
 
-// What of a problem stays on the chip.
-DEVICE void bring_sides(const Problem &from) {
-  Condensed &it = condensed();
-  if (m > 0) {
-    bring<N * m>(it.h, from.h);
-    for (int k = 0; k < N; k++) bring<lines * nu>(it.G + k * stride_G, from.G + k * lines * nu);
-  }
-  if (bounds_inputs && has_u_min) bring<N * nu>(it.u_min, from.u_min);
-  if (bounds_inputs && has_u_max) bring<N * nu>(it.u_max, from.u_max);
+// Where a problem is on the chip once it is brought. Bounds of inputs are in the place of the first two lists if there is room.
+// They are read while Work::E is in use.
+constexpr bool first_apart = lists_in_work < 1 || N * nu <= n * LD;
+constexpr bool second_apart = lists_in_work < 2 || room_of_sides + N * nu <= n * LD;
+constexpr bool bounds_in_lists = N * nu <= room_of_sides && first_apart && second_apart;
+
+DEVICE Problem problem_on_chip(const Problem &given, const Tables &table) {
+  const Stages &of = condensed().stages;
+  const float *u_min = bounds_in_lists ? table.list(0) : given.u_min, *u_max = bounds_in_lists ? table.list(1) : given.u_max;
+  return {of.A, of.B, of.e, given.x0, given.u_prev, of.x_ref, of.u_ref, of.Q, of.R, of.S, given.G, given.h, u_min, u_max,
+          nullptr, nullptr, nullptr};
 }
 
 // What makes place for the Hessian.
@@ -192,8 +195,8 @@ DEVICE void bring_stages(const Problem &from, const Tables &table) {
   bring<N * nu>(it.u_ref, from.u_ref);
   bring<N * nu>(it.R, from.R);
   bring<N * nu>(it.S, from.S);
-  if (pins_in_tables && has_u_min) bring<N * nu>(table.s(), from.u_min);
-  if (pins_in_tables && has_u_max) bring<N * nu>(table.z(), from.u_max);
+  if (bounds_in_lists && has_u_min) bring<N * nu>(table.list(0), from.u_min);
+  if (bounds_in_lists && has_u_max) bring<N * nu>(table.list(1), from.u_max);
   arrive();
 }
 

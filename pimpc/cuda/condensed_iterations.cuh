@@ -2,26 +2,29 @@
 // that no pass goes from stage to stage. States have no bounds here, and are not known between start and answer.
 
 // C' push for each seat.
-DEVICE void pull_seats(const Seat (&seat)[seats], float (&total)[seats]) {
+DEVICE void pull_seats(const Tables &table, const Seat (&seat)[seats], float (&total)[seats]) {
+  const float *push = table.push();
 #pragma unroll
   for (int s = 0; s < seats; s++) {
     const Seat &own = seat[s];
-    const float *push = push_of_sides() + own.k * ns, *column = condensed().G + own.k * stride_G + own.c;
-    float sums[2] = {nb > 0 ? push[nb + own.c] - push[own.c] : 0, 0};
+    total[s] = 0;
+    if (!own.taken) continue;
+    float sums[2] = {nb > 0 ? push[work.upper_sides + own.f] - push[work.lower_sides + own.f] : 0, 0};
     if (m > 0) {
-      push += 2 * nb + own.block.rows_first;
-#pragma unroll 12
-      for (int l = 0; l < lines; l++)
-        if (same_rows || l < own.block.rows_count) sums[l % 2] += column[l * nu] * push[l];
+      float by[most_lines], column[most_lines];
+      load_lines(push + own.rows, by);
+      load_lines(condensed().G + own.f * tall, column);
+#pragma unroll
+      for (int l = 0; l < tall; l++) sums[l % 2] += column[l] * by[l];
     }
-    total[s] = own.taken ? sums[0] + sums[1] : 0;
+    total[s] = sums[0] + sums[1];
   }
 }
 
-// The slope of the cost at the plan in the table, for each seat. Leaves zeros in Condensed::step.
+// The slope of the cost at the plan in the table, for each seat.
 DEVICE void slope_of_plan(const Problem &of, const Tables &table, const Seat (&seat)[seats], float (&slope)[seats]) {
   int c = lane();
-  float p = 0, rates_next = 0, *all = condensed().step;
+  float p = 0, rates_next = 0, *all = step_of_inputs();
   for (int k = N - 1; k >= 0; k--) {
     Column column = column_of(of, table.point(), k);
     float ba[nx], costate[nx], before[2] = {0, 0};
@@ -34,115 +37,102 @@ DEVICE void slope_of_plan(const Problem &of, const Tables &table, const Seat (&s
     load_vector<nx>(work.v + nu, costate);
 #pragma unroll
     for (int j = 0; j < nx; j++) before[j % 2] += costate[j] * ba[j];
-    if (c < nu) all[k * nu + c] = p + before[0] + before[1];
-    else p = before[0] + before[1];
+    unsigned free = table.free()[k];
+    if (c < nu && (free >> c & 1)) all[work.first_free[k] + __popc(free & below(c))] = p + before[0] + before[1];
+    if (c >= nu) p = before[0] + before[1];
     rates_next = rates;
   }
   __syncwarp();
 #pragma unroll
-  for (int s = 0; s < seats; s++) slope[s] = seat[s].taken ? all[seat[s].spot] : 0;
-  __syncwarp();
-  for (int i = c; i < N * nu; i += 32) all[i] = 0;
-  __syncwarp();
+  for (int s = 0; s < seats; s++) slope[s] = seat[s].taken ? all[seat[s].f] : 0;
 }
 
-// Puts a step in its place among all inputs, of which those that are not free do not move.
-DEVICE void spread(const Seat (&seat)[seats], const float (&value)[seats]) {
+// Lets all lanes know a step.
+DEVICE void share_step(const Seat (&seat)[seats], const float (&value)[seats]) {
   __syncwarp();
 #pragma unroll
   for (int s = 0; s < seats; s++)
-    if (seat[s].taken) condensed().step[seat[s].spot] = value[s];
+    step_of_inputs()[seat[s].f] = value[s];
   __syncwarp();
 }
 
 // How stiff the sides are, and what they push with.
-DEVICE void weigh_sides(const Tables &table, int sides) {
-  for (int base = lane(); base - lane() < sides; base += 32 * at_once) {
-    Pair pair[at_once];
-    int place[at_once];
+DEVICE void weigh_sides(const Tables &table, int places) {
+  for (int e = 4 * lane(); e < places; e += 128) {
+    Four it(table, e);
+    float stiff[4], push[4];
 #pragma unroll
-    for (int i = 0; i < at_once; i++) {
-      int e = base + 32 * i < sides ? base + 32 * i : 0;
-      pair[i].read(table, e);
-      place[i] = place_of_sides()[e];
+    for (int i = 0; i < 4; i++) {
+      stiff[i] = it.z[i] * it.yields[i];
+      push[i] = it.z[i] + stiff[i] * (it.off[i] - it.s[i]);
     }
-#pragma unroll
-    for (int i = 0; i < at_once; i++) {
-      if (base + 32 * i >= sides) continue;
-      const Pair &it = pair[i];
-      float d = it.z * it.yields;
-      stiff_of_sides()[place[i]] = d;
-      push_of_sides()[place[i]] = it.z + d * (it.off - it.s);
-    }
+    store_four(table.stiff() + e, stiff);
+    store_four(table.push() + e, push);
   }
   __syncwarp();
 }
 
 // What a step means for the sides: the predictor's, after which they push with the second-order term and the centre; or the
 // corrector's, which is the whole.
-DEVICE void look_ahead(const Tables &table, int sides, bool corrector, Status &status) {
+DEVICE void look_ahead(const Tables &table, int places, bool corrector, Status &status) {
   float steepest = 0, sums[3] = {0, 0, 0};
-  for (int base = lane(); base - lane() < sides; base += 32 * at_once) {
-    Pair pair[at_once];
-    float climb[at_once], push[at_once];
+  for (int e = 4 * lane(); e < places; e += 128) {
+    Four it(table, e);
+    float climb[4], push[4], change[4];
+    climb_of_four(e, climb);
+    load_four(table.push() + e, push);
 #pragma unroll
-    for (int i = 0; i < at_once; i++) {
-      int e = base + 32 * i < sides ? base + 32 * i : 0;
-      pair[i].read(table, e);
-      int place = place_of_sides()[e];
-      climb[i] = What(place).apply(condensed().step);
-      push[i] = corrector ? push_of_sides()[place] : 0;
-    }
-#pragma unroll
-    for (int i = 0; i < at_once; i++) {
-      if (base + 32 * i >= sides) continue;
-      const Pair &it = pair[i];
-      float product = it.s * it.z, miss = it.off + climb[i];
-      float dz = (it.z * miss - product) * it.yields + push[i], ds = it.delta * dz - miss;
-      steepest = fmaxf(steepest, fmaxf(ratio(-ds, it.s), ratio(-dz, it.z)));
+    for (int i = 0; i < 4; i++) {
+      climb[i] = it.has(i) ? climb[i] : 0;
+      float product = it.s[i] * it.z[i], miss = it.off[i] + climb[i];
+      float dz = (it.z[i] * miss - product) * it.yields[i] + (corrector ? push[i] : 0), ds = it.delta[i] * dz - miss;
+      steepest = fmaxf(steepest, fmaxf(ratio(-ds, it.s[i]), it.has(i) ? ratio(-dz, it.z[i]) : 0));
       sums[0] += product;
-      sums[1] += it.s * dz + it.z * ds;
+      sums[1] += it.s[i] * dz + it.z[i] * ds;
       sums[2] += ds * dz;
-      table.change()[base + 32 * i] = corrector ? dz : ds * dz;
-      climb_of_sides()[base + 32 * i] = climb[i];
+      change[i] = corrector ? dz : ds * dz;
     }
+    store_four(table.change() + e, change);
+    store_four(table.climb() + e, climb);
   }
   conclude(steepest, sums, corrector, status);
   if (corrector) return;
-  for (int i = lane(); i < sides; i += 32) {
-    Pair it;
-    it.read(table, i);
-    push_of_sides()[place_of_sides()[i]] = (status.centre - table.change()[i]) * it.yields;
+  for (int e = 4 * lane(); e < places; e += 128) {
+    Four it(table, e);
+    float change[4], push[4];
+    load_four(table.change() + e, change);
+#pragma unroll
+    for (int i = 0; i < 4; i++) push[i] = (status.centre - change[i]) * it.yields[i];
+    store_four(table.push() + e, push);
   }
   __syncwarp();
 }
 
 // The largest relative violation of a side at the plan in the tables; sides of the same kind in all stages are one.
-DEVICE float worst_violation(const Places &at, const Problem &of, const Tables &table, float least) {
-  float worst = 0;
+DEVICE float worst_violation(const Places &at, const Problem &given, const Tables &table, float least) {
+  float worst = 0, excess[chunks + 1], size[chunks + 1];
 #pragma unroll
-  for (int i = 0; i < chunks; i++) {
-    float excess = 0, size = 1e-30f;
-    int side = lane() + 32 * i;
-    for (int k = 0; k < N; k++) {
-      float limit = side < ns ? limit_of(of, k, side) : INF, value = 0, reach = 0;
-      const float *point = table.point() + (k + 1) * n;
-      if (side < 2 * nb) {
-        value = value_of(point, nullptr, side);
-        reach = fmaxf(fabsf(value), least);
-      } else if (m > 0) {
-        const float *row = condensed().G + k * stride_G + at.row[i];
-        for (int j = 0; j < at.count[i]; j++) {
-          value += row[j] * point[at.first[i] + j];
-          reach += fabsf(row[j]) * fmaxf(fabsf(point[at.first[i] + j]), least);
-        }
-      }
+  for (int i = 0; i < chunks; i++) excess[i] = size[i] = 0;
+  Coming_G coming(given);
+  for (int k = 0; k < N; k++) {
+    const float *point = table.point() + (k + 1) * n;
+    __syncwarp();
+    work.v[lane()] = lane() < nu ? point[lane()] : 0;
+    const float *G = coming.at(given, k);
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < chunks; i++) {
+      int side = lane() + 32 * i;
+      float limit = side < ns ? limit_of(given, k, side) : INF;
       if (!(limit < INF)) continue;
-      excess = fmaxf(excess, value - limit);
-      size = fmaxf(size, fmaxf(reach, fabsf(limit)));
+      float value = side < 2 * nb ? value_of(point, nullptr, side) : climb_of(at, i, G);
+      float reach = side < 2 * nb ? fmaxf(fabsf(value), least) : reach_of(at, i, G, least);
+      excess[i] = fmaxf(excess[i], value - limit);
+      size[i] = fmaxf(size[i], fmaxf(reach, fabsf(limit)));
     }
-    worst = fmaxf(worst, excess / size);
   }
+#pragma unroll
+  for (int i = 0; i < chunks; i++) worst = fmaxf(worst, excess[i] / fmaxf(size[i], 1e-30f));
   return most(worst);
 }
 
@@ -153,35 +143,30 @@ struct Course {
 };
 
 // Takes the step, and says whether to go on: whether the new iterate is not good enough yet. The Hessian is on its way.
-DEVICE bool move_condensed(const Places &at, const Problem &of, const Tables &table, const Seat (&seat)[seats], int total,
-                           int sides, const float (&step_of_seat)[seats], Course &course, Status &status) {
+DEVICE bool move_condensed(const Places &at, const Problem &given, const Tables &table, const Seat (&seat)[seats], int total,
+                           int places, const float (&step_of_seat)[seats], Course &course, Status &status) {
   float step = status.step, gap = 0;
   if (!(step > 0)) return false;
-  for (int base = lane(); base - lane() < sides; base += 32 * at_once) {
-    Pair pair[at_once];
-    float climb[at_once], dz[at_once];
+  for (int e = 4 * lane(); e < places; e += 128) {
+    Four it(table, e);
+    float climb[4], dz[4];
+    load_four(table.climb() + e, climb);
+    load_four(table.change() + e, dz);
 #pragma unroll
-    for (int i = 0; i < at_once; i++) {
-      int e = base + 32 * i < sides ? base + 32 * i : 0;
-      pair[i].read(table, e);
-      climb[i] = climb_of_sides()[e];
-      dz[i] = table.change()[e];
+    for (int i = 0; i < 4; i++) {
+      it.s[i] += step * (it.delta[i] * dz[i] - it.off[i] - climb[i]);
+      it.z[i] += step * dz[i];
+      it.excess[i] += step * climb[i];
+      gap += it.z[i] * fabsf(it.excess[i]);
     }
-#pragma unroll
-    for (int i = 0; i < at_once; i++) {
-      int e = base + 32 * i;
-      if (e >= sides) continue;
-      float z = pair[i].z + step * dz[i], excess = pair[i].excess + step * climb[i];
-      table.s()[e] = pair[i].s + step * (pair[i].delta * dz[i] - pair[i].off - climb[i]);
-      table.z()[e] = z;
-      excess_of_sides()[e] = excess;
-      gap += z * fabsf(excess);
-    }
+    store_four(table.s() + e, it.s);
+    store_four(table.z() + e, it.z);
+    store_four(table.at() + e, it.excess);
   }
 #pragma unroll
   for (int s = 0; s < seats; s++) {
     if (seat[s].taken) course.way[s] += step * step_of_seat[s];
-    condensed().v[seat[s].f] = course.way[s];
+    vector_of_inputs()[seat[s].f] = course.way[s];
     if (seat[s].taken) table.point()[(seat[s].k + 1) * n + seat[s].c] += step * step_of_seat[s];
   }
   float product[seats], cost = 0;
@@ -195,18 +180,17 @@ DEVICE bool move_condensed(const Places &at, const Problem &of, const Tables &ta
   float scale = fmaxf(course.start_cost + sum(cost), course.floor);
   status.unbalanced *= (1 - step) * (1 - step);
   bool good = gap + status.unbalanced <= 0.5f * tolerance * scale;
-  if (good) good = worst_violation(at, of, table, status.least) <= 0.5f * tolerance;
+  if (good) good = worst_violation(at, given, table, status.least) <= 0.5f * tolerance;
   return !good && scale + gap < INF;
 }
 
-// From the unconstrained optimum, to which `step` leads from the plan, to the first iterate; returns the number of its sides.
-DEVICE int start_condensed(const Places &at, const Problem &of, const Tables &table, const Seat (&seat)[seats],
-                           const float *u_near, const Multipliers &known, const Near &near, Course &course, Status &status,
-                           float &largest) {
-  for (int i = lane(); i < N * nu; i += 32) {
-    int k = i / nu;
-    table.point()[(k + 1) * n + i - k * nu] += condensed().step[i];
-  }
+// From the unconstrained optimum, to which `step` leads from the plan, to the first iterate.
+DEVICE void start_condensed(const Places &at, const Problem &of, const Tables &table, const Seat (&seat)[seats], int places,
+                            const float (&step)[seats], const float *u_near, const Multipliers &known, const Near &near,
+                            Course &course, Status &status, float &largest) {
+#pragma unroll
+  for (int s = 0; s < seats; s++)
+    if (seat[s].taken) table.point()[(seat[s].k + 1) * n + seat[s].c] += step[s];
   __syncwarp();
   roll_out(of, table.point());
   Survey found = start(at, of, table, u_near, known, near, status, largest);
@@ -218,23 +202,23 @@ DEVICE int start_condensed(const Places &at, const Problem &of, const Tables &ta
     course.way[s] = 0;
     course.start_slope[s] = course.slope[s];
   }
-  return list_sides(of, table);
+  compare_sides(of, table, places);
 }
 
 // The predictor and the corrector, or the step of a problem without sides: from the first half of the solution in `b`.
-DEVICE void step_of(const Tables &table, const Seat (&seat)[seats], int total, int sides, bool barrier, float (&b)[seats],
+DEVICE void step_of(const Tables &table, const Seat (&seat)[seats], int total, int places, bool barrier, float (&b)[seats],
                     float (&step)[seats], Status &status) {
   for (int pass = 0; pass < (barrier ? 2 : 1); pass++) {
     if (pass > 0) {
-      pull_seats(seat, b);
+      pull_seats(table, seat, b);
       solve_forth(seat, total, b);
     }
     solve_back(seat, total, b);
 #pragma unroll
     for (int s = 0; s < seats; s++) step[s] = pass > 0 ? step[s] - b[s] : b[s];
-    spread(seat, step);
+    share_step(seat, step);
     if (pass > 0) ask_for_hessian(table);
-    if (barrier) look_ahead(table, sides, pass > 0, status);
+    if (barrier) look_ahead(table, places, pass > 0, status);
   }
 }
 
@@ -243,22 +227,24 @@ DEVICE void step_of(const Tables &table, const Seat (&seat)[seats], int total, i
 DEVICE int solve_problem(const Places &at, const Problem &given, const Tables &table, const float *u_near,
                          const Multipliers &known, bool runnable, bool &empty) {
   int total = count_free(given);
-  if (total > most_free) {
-    for (int i = lane(); i < all_sides; i += 32) table.z()[i] = 0;
+  bool room = total <= most_free && list_free(given, table, total);
+  if (!room) {
+    for (int i = lane(); i < N * ns; i += 32) table.forces()[i] = 0;
     for (int i = lane(); i < N * nu; i += 32) table.point()[i / nu * n + n + i % nu] = 0;
     __syncwarp();
     empty = false;
     return leaves_others ? -1 : 0;  // without an answer if it is not what was declared
   }
+  int places = count_places(total);
+  for (int e = lane(); e < room_of_sides; e += 32) table.delta()[e] = 0;
   Problem of = problem_on_chip(given, table);
   Status status;
-  bring_sides(given);
+  gather_columns(given, total);
   bring_stages(given, table);
   plan(of, table, warm_started ? u_near : nullptr);
   empty = measure(at, of, table, status.count);
   bool solvable = runnable && !empty;
   float largest;
-  list_free(table);
   Seat seat[seats];
 #pragma unroll
   for (int s = 0; s < seats; s++) seat[s] = seat_of(table, s, total);
@@ -266,23 +252,22 @@ DEVICE int solve_problem(const Places &at, const Problem &given, const Tables &t
   Course course;
   slope_of_plan(of, table, seat, course.slope);
   condense(given, table, seat, total);
-  int sides = 0;
   // Turns: what a warm start lacks, the unconstrained optimum, and then iterations.
   for (int turn = warm_started ? -2 : -1; turn < max_iterations; turn++) {
     float right[seats], step[seats];
-    if (turn >= 0) weigh_sides(table, sides);
-    else push_as_known(known, turn == -2);
-    pull_seats(seat, right);
+    if (turn >= 0) weigh_sides(table, places);
+    else push_as_known(table, known, turn == -2, places);
+    pull_seats(table, seat, right);
 #pragma unroll
     for (int s = 0; s < seats; s++) right[s] = -(course.slope[s] + right[s]);
-    renew(seat, total, turn >= 0, right);
+    renew(table, seat, total, turn >= 0, right);
     factorize_all(seat, total, right);
     if (warm_started && turn == -2) {
       float energy = 0;
 #pragma unroll
       for (int s = 0; s < seats; s++) energy += 0.5f * right[s] * right[s];
       near.excess = sum(energy);
-      near.distance = near.excess + mismatch(of, table, known, near.any);
+      near.distance = near.excess + mismatch(given, table, known, near.any);
       bring_stages(given, table);
       plan(of, table, nullptr);
       slope_of_plan(of, table, seat, course.slope);
@@ -290,22 +275,20 @@ DEVICE int solve_problem(const Places &at, const Problem &given, const Tables &t
       arrive();
       continue;
     }
-    step_of(table, seat, total, sides, turn >= 0, right, step, status);
+    step_of(table, seat, total, places, turn >= 0, right, step, status);
     if (turn >= 0) {
-      if (move_condensed(at, of, table, seat, total, sides, step, course, status)) continue;
-      unlist_sides(table, sides);
+      if (move_condensed(at, given, table, seat, total, places, step, course, status)) continue;
+      sort_sides(table);
       return turn + 1;
     }
     bring_stages(given, table);
-    sides = start_condensed(at, of, table, seat, u_near, known, near, course, status, largest);
+    start_condensed(at, of, table, seat, places, step, u_near, known, near, course, status, largest);
     if (!solvable) break;
     ask_for_hessian(table);
     arrive();
   }
-  unlist_sides(table, sides);
+  sort_sides(table);
   if (!solvable) return 0;
-  of.u_min = given.u_min;  // slacks may be in the place of what was brought
-  of.u_max = given.u_max;
-  if (max_iterations > 0) empty = certifies(at, of, table, largest);
+  if (max_iterations > 0) empty = certifies(at, given, table, largest);
   return max_iterations;
 }

@@ -1,124 +1,94 @@
-// The sides of a problem whose states are eliminated, listed one after the other whatever their stage, and so are their numbers
-// in the tables. A lane takes `at_once` of them, reads all that it needs of them, and then works on them together.
+// The sides of a problem whose states are eliminated, in the order of their places and not of stages (see `place_of`). A lane
+// takes four of them, whose numbers are next to each other, and so are their numbers in a column of G.
 
-constexpr int at_once = 4;
-
-// What a side bounds: where its row of G starts and on how many inputs from which it acts; or, without a row, one input from
-// above or from below.
-struct What {
-  int row, first, count;
-  float sign;  // of an input that is bounded itself; 0: a row
-
-  // By k ns + side.
-  DEVICE explicit What(int place) {
-    int k = place / ns, side = place - k * ns, r = side - 2 * nb, start = 0, column = 0;
-    bool upper = side >= nb;
-    sign = nb == 0 || r >= 0 ? 0.0f : upper ? 1.0f : -1.0f;
-    row = r * nu;
-    first = r >= 0 ? 0 : upper ? side - nb : side;
-    count = nu;
+// How far a step moves four sides.
+DEVICE void climb_of_four(int e, float (&climb)[4]) {
+  const float *step = step_of_inputs();
+  if (nb > 0 && e >= work.lower_sides) {
+    bool upper = e >= work.upper_sides;
+    load_four(step + e - (upper ? work.upper_sides : work.lower_sides), climb);
 #pragma unroll
-    for (int b = 0; b < blocks; b++) {
-      if (r >= start) {
-        row = (r - start) * nu + column;
-        first = column;
-        count = block_columns[b];
-      }
-      start += block_rows[b];
-      column += block_columns[b];
-    }
-    row = k * stride_G + (r >= 0 ? row : 0);
-    first += k * nu;
+    for (int i = 0; i < 4; i++) climb[i] = upper ? climb[i] : -climb[i];
+    return;
   }
-
-  // What it makes of the inputs at `by`, nu for each stage.
-  DEVICE float apply(const float *by) const {
-    float total = 0;
-    if (m > 0) {
-      const float *G = condensed().G + row, *inputs = by + (sign == 0 ? first : 0);
 #pragma unroll
-      for (int j = 0; j < most_columns; j += 2) {
-        float2 g, v;
-        if (pairs) {
-          g = *(const float2 *)(G + j);
-          v = *(const float2 *)(inputs + j);
-        } else {
-          bool second = j + 1 < most_columns && j + 1 < count;
-          g = make_float2(G[j], second ? G[j + 1] : 0);
-          v = make_float2(inputs[j], second ? inputs[j + 1] : 0);
-        }
-        if (same_columns || j < count) total += g.x * v.x + g.y * v.y;
-      }
-    }
-    return sign == 0 ? total : sign * by[first];
+  for (int i = 0; i < 4; i++) climb[i] = 0;
+  if (m == 0) return;
+  const Condensed &it = condensed();
+  int block = e / most_lines, first = it.first_free[block], count = it.free_count[block];
+  const float *column = it.G + first * tall + e - block * most_lines;
+#pragma unroll
+  for (int j = 0; j < most_columns; j++) {
+    if (j >= count) continue;
+    float g[4], by = step[first + j];
+    load_four(column + j * tall, g);
+#pragma unroll
+    for (int i = 0; i < 4; i++) climb[i] += g[i] * by;
   }
+}
+
+// The numbers of four sides.
+struct Four {
+  float s[4], z[4], delta[4], excess[4];
+  float off[4];     // how far s is from the distance to the bound
+  float yields[4];  // 1 / (s + delta z); 0: it is no side, and has s = 1, z = 0 and no excess
+
+  DEVICE Four(const Tables &table, int e) {
+    load_four(table.s() + e, s);
+    load_four(table.z() + e, z);
+    load_four(table.delta() + e, delta);
+    load_four(table.at() + e, excess);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      off[i] = has(i) ? excess[i] + s[i] : 0;
+      yields[i] = has(i) ? ratio(1, s[i] + delta[i] * z[i]) : 0;
+    }
+  }
+  DEVICE bool has(int i) const { return delta[i] > 0; }
 };
 
-// A side's numbers.
-struct Pair {
-  float s, z, delta, excess;
-  float off;     // how far s is from the distance to the bound
-  float yields;  // 1 / (s + delta z)
-
-  DEVICE void read(const Tables &table, int i) {
-    s = table.s()[i];
-    z = table.z()[i];
-    delta = table.delta()[i];
-    excess = excess_of_sides()[i];
-    off = excess + s;
-    yields = ratio(1, s + delta * z);
-  }
-};
-
-// Lists the sides of a start, and their numbers in the order of the list; returns how many there are.
-DEVICE int list_sides(const Problem &of, const Tables &table) {
-  int sides = 0;
-  for (int i = lane(); i < all_sides; i += 32) push_of_sides()[i] = stiff_of_sides()[i] = 0;
+// From the values of the rows to how far all sides are from their limits.
+DEVICE void compare_sides(const Problem &of, const Tables &table, int places) {
   for (int k = 0; k < N; k++)
 #pragma unroll
     for (int i = 0; i < chunks; i++) {
-      int side = lane() + 32 * i, from = k * ns + side;
-      bool has = side < ns && table.delta()[side < ns ? from : 0] > 0;
-      unsigned all = __ballot_sync(ALL, has);
-      int to = sides + __popc(all & below(lane()));
-      float s = has ? table.s()[from] : 0, z = has ? table.z()[from] : 0, delta = has ? table.delta()[from] : 0;
-      float limit = has ? limit_of(of, k, side) : 0;
-      float value = has ? value_of(table.point() + (k + 1) * n, table.at() + k * m, side) : 0;
-      __syncwarp();  // the list is no longer than what it is made of
-      if (has) {
-        table.s()[to] = s;
-        table.z()[to] = z;
-        table.delta()[to] = delta;
-        excess_of_sides()[to] = value - limit;
-        place_of_sides()[to] = from;
-      }
-      sides += __popc(all);
+      int side = lane() + 32 * i, e = side < ns ? place_of(table, k, side) : room_of_sides - 1;
+      if (table.delta()[e] > 0) table.at()[e] = value_in(table, k, side) - limit_of(of, k, side);
     }
   __syncwarp();
-  return sides;
+  for (int e = lane(); e < places; e += 32) {
+    if (table.delta()[e] > 0) continue;
+    table.s()[e] = 1;
+    table.z()[e] = table.at()[e] = 0;
+  }
+  __syncwarp();
 }
 
-// Puts forces and their last change back in the order of stages.
-DEVICE void unlist_sides(const Tables &table, int sides) {
-  float *push = push_of_sides(), *stiff = stiff_of_sides();
-  __syncwarp();
-  for (int i = lane(); i < sides; i += 32) {
-    push[place_of_sides()[i]] = table.z()[i];
-    stiff[place_of_sides()[i]] = table.change()[i];
-  }
-  __syncwarp();
-  for (int i = lane(); i < all_sides; i += 32) {
-    table.z()[i] = push[i];
-    table.change()[i] = stiff[i];
-  }
+// Puts forces and their last change in the order of stages.
+DEVICE void sort_sides(const Tables &table) {
+  for (int k = 0; k < N; k++)
+#pragma unroll
+    for (int i = 0; i < chunks; i++) {
+      int side = lane() + 32 * i;
+      if (side >= ns) continue;
+      int e = place_of(table, k, side);
+      bool has = table.delta()[e] > 0;
+      table.forces()[k * ns + side] = has ? table.z()[e] : 0;
+      table.last_change()[k * ns + side] = has ? table.change()[e] : 0;
+    }
   __syncwarp();
 }
 
 // What the sides push with before there are any: nothing, or the multipliers of a warm start.
-DEVICE void push_as_known(const Multipliers &known, bool any) {
-  for (int i = lane(); i < all_sides; i += 32) {
-    int k = i / ns, side = i - k * ns;
-    push_of_sides()[i] = warm_started && any && side >= nb ? multiplier_of(known, k, side) : 0;
-  }
+DEVICE void push_as_known(const Tables &table, const Multipliers &known, bool any, int places) {
+  __syncwarp();
+  for (int e = lane(); e < places; e += 32) table.push()[e] = 0;
+  __syncwarp();
+  for (int k = 0; warm_started && any && k < N; k++)
+#pragma unroll
+    for (int i = 0; i < chunks; i++) {
+      int side = lane() + 32 * i;
+      if (side >= nb && side < ns) table.push()[place_of(table, k, side)] = multiplier_of(known, k, side);
+    }
   __syncwarp();
 }

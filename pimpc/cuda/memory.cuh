@@ -14,21 +14,29 @@ constexpr int n = nu + nx;
 constexpr int ns = 2 * nb + m;
 constexpr int chunks = (ns + 31) / 32;
 constexpr int LD = 36;  // a row of eight slots of four columns, and four more for the banks' sake
-constexpr bool condenses = rows_of_H > 0;            // see `condensed.cuh`
+constexpr bool condenses = rows_of_H > 0;       // see `condensed.cuh`
 constexpr int packed_H = rows_of_H * (rows_of_H / 2 + 8);
-constexpr int stride_G = lines * nu + (condenses ? 4 : 0);  // from one stage's G to the next: likewise
+constexpr int parts = blocks > 0 ? blocks : 1;  // of G, which is one if no blocks are declared
 constexpr bool pairs = most_columns % 2 == 0 && nu % 2 == 0 && all_even;  // G may be read two columns at a time
+
+constexpr int seats = (rows_of_H + 31) / 32;    // see `condensed.cuh`
+constexpr int tall = (lines + 3) / 4 * 4;       // how many places a block's rows have there
+constexpr int least_G = lines * nu > 64 * seats ? lines * nu : 64 * seats, room_G = least_G > 0 ? (least_G + 3) / 4 * 4 : 4;
 
 struct __align__(16) Work {
   float X[n][LD];                   // see `riccati.cuh`
   float E[nx][LD];                  // rows of [B_k, A_k], the columns as they are or in slots
-  float G[lines > 0 && !condenses ? (lines * nu + 3) / 4 * 4 : 4];  // of different blocks side by side
+  float G[room_G];                  // of different blocks side by side; see also `step_of_inputs`
   float u[32], v[32], w[32];
+  short first_row[condenses ? N * parts : 1], first_free[condenses ? N : 1];  // see `place_of`
+  int lower_sides, upper_sides;
   float P_xx[condenses ? 1 : nx][nx];
   float stiff[ns > 0 && !condenses ? ns : 1], push[ns > 0 && !condenses ? ns : 1];
 };
 
 __shared__ Work work;
+
+DEVICE int lane() { return threadIdx.x; }
 
 // One problem, its stages one after the other.
 struct Problem {
@@ -37,19 +45,24 @@ struct Problem {
 
 // What the passes over the stages leave for each other. A stage's T, nu x n, the first rows of its swept Hessian, is in
 // `T_here` while it is worked on, and stays there if there is room for all; and so do the other tables in `rest_here`.
-// A kernel that condenses has other needs there, none for the last three tables, and none for `at` once there are changes. One
-// that judges needs plans alone, and no T once it is done with its stage.
+// One that judges needs plans alone, and no T once it is done with its stage.
+//
+// A kernel that condenses has lists of its sides there, `room_of_sides` numbers each; six of them lie in Work::X and Work::E as
+// far as there is room, for no stage is at hand once there are sides.
 constexpr int table_T = N * nu * n;
 constexpr bool keeps_T = tables_on_chip >= 1 && !judges;
-constexpr int apart = condenses ? 4 : 1;  // tables start at multiples of it
-constexpr int of_sides = judges ? 0 : (N * ns + apart - 1) / apart * apart, at_s = ((N + 1) * n + apart - 1) / apart * apart;
+constexpr int of_sides = judges ? 0 : N * ns, at_s = (N + 1) * n;
 constexpr int at_z = at_s + of_sides, at_delta = at_z + of_sides, at_change = at_delta + of_sides;
-constexpr int at_at = condenses ? at_change : at_change + of_sides;
-constexpr int at_free = condenses ? at_change + of_sides : judges ? at_at : at_at + N * m, at_t = at_free + N;
+constexpr int at_at = at_change + of_sides, at_free = judges ? at_at : at_at + N * m, at_t = at_free + N;
 constexpr bool move_in_T = nu * n >= n + m;  // a stage's T is done with when its step is known
 constexpr int at_climb = at_t + N * nu, at_move = at_climb + (move_in_T ? 0 : N * m);
 constexpr int end_of_tables = at_move + (move_in_T ? 0 : N * n);
-constexpr int table_rest = ((condenses || judges ? at_t : end_of_tables) + 3) / 4 * 4;
+
+constexpr int lists = 6, room_of_sides = most_sides / 4 * 4 + 4;  // with one that stands for all that are none
+constexpr int lists_in_work = lists * room_of_sides <= (n + nx) * LD ? lists : (n + nx) * LD / room_of_sides;
+constexpr int at_lists = ((N + 1) * n + 3) / 4 * 4, end_of_lists = at_lists + (2 + lists - lists_in_work) * room_of_sides;
+
+constexpr int table_rest = ((condenses ? end_of_lists + N : judges ? at_t : end_of_tables) + 3) / 4 * 4;
 constexpr int room_T = (keeps_T ? table_T : nu * n) + 32;  // the last row may be read on
 
 __shared__ __align__(16) float T_here[condenses ? 4 : room_T];
@@ -70,20 +83,31 @@ struct Tables {
   }
   DEVICE float *t() const { return rest() + at_t; }                        // nu: swept linear terms
   DEVICE float *point() const { return rest(); }                           // n: (u_{k-1}, x_k), for N + 1 stages
-  DEVICE float *s() const { return rest() + at_s; }                        // ns: slacks
-  DEVICE float *z() const { return rest() + at_z; }                        // ns: forces
-  DEVICE float *delta() const { return rest() + at_delta; }                // ns: the proximal term; 0 marks what is no side
-  DEVICE float *change() const { return rest() + at_change; }              // ns: ds dz of the predictor, then dz
-  DEVICE float *at() const { return rest() + at_at; }                      // m: G_k u_k
-  DEVICE unsigned *free() const { return (unsigned *)(rest() + at_free); }  // bits of the inputs that may move
+  DEVICE float *s() const { return condenses ? list(2) : rest() + at_s; }  // ns: slacks
+  DEVICE float *z() const { return condenses ? list(3) : rest() + at_z; }  // ns: forces
+  // ns: the proximal term; 0 marks what is no side
+  DEVICE float *delta() const { return rest() + (condenses ? at_lists : at_delta); }
+  DEVICE float *change() const { return condenses ? list(0) : rest() + at_change; }  // ns: ds dz of the predictor, then dz
+  DEVICE float *at() const { return rest() + (condenses ? at_lists + room_of_sides : at_at); }  // m: G_k u_k
+  // Bits of the inputs that may move.
+  DEVICE unsigned *free() const { return (unsigned *)(rest() + (condenses ? end_of_lists : at_free)); }
+  // At the end, ns for each stage whichever way: forces, and their last change.
+  DEVICE float *forces() const { return condenses ? (float *)condensed_here : z(); }
+  DEVICE float *last_change() const { return condenses ? (float *)condensed_here + N * ns : change(); }
+  // Of a kernel that condenses. The first two have bounds of inputs in the beginning, when no sides need them.
+  DEVICE float *list(int i) const {
+    if (i < lists_in_work) return &work.X[0][0] + i * room_of_sides;
+    return rest() + at_lists + (2 + i - lists_in_work) * room_of_sides;
+  }
+  DEVICE float *push() const { return list(1); }   // what a side pushes with
+  DEVICE float *stiff() const { return list(4); }  // and how stiff it is
+  DEVICE float *climb() const { return list(5); }  // and how far a step moves it
   DEVICE float *T(int k) const { return T_here + (keeps_T ? k * nu * n : 0); }
   DEVICE float *far_T(int k) const { return far + table_rest + k * nu * n; }
   DEVICE float *kept_T(int k) const { return keeps_T ? T(k) : far_T(k); }
   DEVICE float *move(int k) const { return move_in_T ? kept_T(k) : rest() + at_move + k * n; }       // (du_k, dx_{k+1})
   DEVICE float *climb(int k) const { return move_in_T ? kept_T(k) + n : rest() + at_climb + k * m; }  // G_k du_k
 };
-
-DEVICE int lane() { return threadIdx.x; }
 
 // Numbers on their way from the other memory to the chip, `count` of them, in the lanes' registers. Everything that a stage
 // needs is asked for before anything is waited for: what is read takes longer to come than most stages take to compute.
@@ -146,16 +170,29 @@ DEVICE void keep_T(const Tables &table, int k) {
 // A stage's G.
 struct Transit_G : Transit<lines * nu> {
   DEVICE void fetch(const Problem &of, int k) {
-    if (m > 0) read(of.G + k * stride_G);
+    if (m > 0) read(of.G + k * lines * nu);
   }
   DEVICE void place() const {
     if (m > 0) write(work.G);
   }
 };
 
+// A stage's G while the lanes go from one stage to the next: that of the next one is on its way.
+struct Coming_G {
+  Transit_G G;
+
+  DEVICE explicit Coming_G(const Problem &of) { G.fetch(of, 0); }
+
+  // Where it is on the chip, after a `__syncwarp`.
+  DEVICE const float *at(const Problem &of, int k) {
+    G.place();
+    if (k + 1 < N) G.fetch(of, k + 1);
+    return work.G;
+  }
+};
+
 // Where a stage's G is on the chip, after a `__syncwarp`.
 DEVICE const float *load_G(const Problem &of, int k) {
-  if (condenses) return of.G + k * stride_G;
   Transit_G G;
   G.fetch(of, k);
   G.place();

@@ -1,15 +1,50 @@
 // What is known of the sides, and what becomes of them, whichever way steps are computed.
 
+DEVICE unsigned below(int c) { return (1u << c) - 1; }
+
+// Where a side's numbers are: by stages, ns for each. If states are eliminated only what touches free inputs has a place: the
+// rows of one block of one stage after the other, then the lower bounds of all free inputs, and then the upper ones. All other
+// sides share the last place, which says that they are none.
+DEVICE int place_of(const Tables &table, int k, int side) {
+  if (!condenses) return k * ns + side;
+  int r = side - 2 * nb;
+  if (r >= 0) {
+    int b = 0, start = 0, row = 0;
+#pragma unroll
+    for (int i = 0; i < blocks; i++) {
+      if (r >= row) b = i, start = row;
+      row += block_rows[i];
+    }
+    int first = work.first_row[k * parts + b];
+    return first < 0 ? room_of_sides - 1 : first + r - start;
+  }
+  int c = side < nb ? side : side - nb;
+  unsigned free = table.free()[k];
+  int f = work.first_free[k] + __popc(free & below(c));
+  return free >> c & 1 ? (side < nb ? work.lower_sides : work.upper_sides) + f : room_of_sides - 1;
+}
+
+// Where the value of a row of G is.
+DEVICE int place_of_row(const Tables &table, int k, int r) { return condenses ? place_of(table, k, 2 * nb + r) : k * m + r; }
+
+// The value of a side at the plan in the table, where those of the rows are known.
+DEVICE float value_in(const Tables &table, int k, int side) {
+  if (side < 2 * nb) return value_of(table.point() + (k + 1) * n, nullptr, side);
+  return side < ns ? table.at()[place_of_row(table, k, side - 2 * nb)] : 0;
+}
+
 // Signed multipliers, positive at the upper bound: of the rows of G, of the inputs, of the states. Those of what is no side
-// count as zero if `delta` says what is one.
+// count as zero if the tables, `only`, say what is one.
 struct Multipliers {
-  const float *rows, *inputs, *states, *delta;
+  const float *rows, *inputs, *states;
+  const Tables *only;
 };
 
 DEVICE float multiplier_of(const Multipliers &of, int k, int side) {
-  int c = side < nb ? side : side - nb, i = k * ns + side;
-  if (side >= 2 * nb) return m == 0 || (of.delta && of.delta[i] <= 0) ? 0 : of.rows[k * m + side - 2 * nb];
-  if (of.delta && of.delta[i] <= 0 && of.delta[side < nb ? i + nb : i - nb] <= 0) return 0;
+  int c = side < nb ? side : side - nb;
+  bool counts = !of.only || of.only->delta()[place_of(*of.only, k, side)] > 0;
+  if (side >= 2 * nb) return m == 0 || !counts ? 0 : of.rows[k * m + side - 2 * nb];
+  if (!counts && !(of.only->delta()[place_of(*of.only, k, side < nb ? side + nb : side - nb)] > 0)) return 0;
   if (c < nu) return bounds_inputs ? of.inputs[k * nu + c] : 0;
   return of.states[k * nx + c - nu];
 }

@@ -7,7 +7,7 @@ extern "C" __global__ void __launch_bounds__(32, blocks_at_once)
   long long b = blockIdx.x;
   int c = lane();
   if (runnable[b] < 0) return;  // there is an answer
-  Multipliers known = {near_rows + b * N * m, near_inputs + b * N * nu, near_states + b * N * nx, table.delta()};
+  Multipliers known = {near_rows + b * N * m, near_inputs + b * N * nu, near_states + b * N * nx, &table};
   bool nothing;
   int count = solve_problem(places_of_lane(), of, table, near_u + b * N * nu, known, runnable[b] != 0, nothing);
   if (c == 0) {
@@ -17,7 +17,7 @@ extern "C" __global__ void __launch_bounds__(32, blocks_at_once)
   if (count < 0) return;  // the next kernel is to solve it
   for (int k = 0; k < N; k++) {
     long long stage = b * N + k;
-    const float *z = table.z() + k * ns;
+    const float *z = table.forces() + k * ns;
     if (c < nu) {
       float v = table.point()[(k + 1) * n + c];
       // Written so that what is not a number stays what it is.

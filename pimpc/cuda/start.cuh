@@ -28,6 +28,7 @@ DEVICE bool measure(const Places &at, const Problem &of, const Tables &table, fl
   int c = lane();
   bool contradiction = false;
   count = 0;
+  Coming_G coming(of);
   for (int k = 0; k < N; k++) {
     __syncwarp();
     bool fixed = c < nu && is_fixed(of, k, c);
@@ -44,7 +45,7 @@ DEVICE bool measure(const Places &at, const Problem &of, const Tables &table, fl
     }
     work.u[c] = c < nu && !fixed ? 1.0f / curvature : 0;
     work.v[c] = c < nu ? table.point()[(k + 1) * n + c] : 0;
-    const float *G = load_G(of, k);
+    const float *G = coming.at(of, k);
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < chunks; i++) {
@@ -52,11 +53,11 @@ DEVICE bool measure(const Places &at, const Problem &of, const Tables &table, fl
       if (side >= ns) continue;
       float give = compliance_of(at, of, k, i, G), limit = limit_of(of, k, side);
       bool has = give > 0 && limit < INF;
-      table.delta()[k * ns + side] = has ? give / proximal : 0;
+      table.delta()[place_of(table, k, side)] = has ? give / proximal : 0;
       count += has ? 1 : 0;
-      if (side >= 2 * nb) table.at()[k * m + side - 2 * nb] = climb_of(at, i, G);
+      if (side >= 2 * nb) table.at()[place_of_row(table, k, side - 2 * nb)] = climb_of(at, i, G);
       if (give <= 0 && limit < INF) {
-        float value = side < 2 * nb ? value_of(table.point() + (k + 1) * n, table.at(), side) : climb_of(at, i, G);
+        float value = side < 2 * nb ? value_in(table, k, side) : climb_of(at, i, G);
         float reach = side < 2 * nb ? fabsf(value) : reach_of(at, i, G, 0);
         contradiction |= value - limit - tolerance * (reach + fabsf(limit)) > 0;
       }
@@ -80,11 +81,12 @@ struct Survey {
 DEVICE Survey survey(const Places &at, const Problem &of, const Tables &table) {
   int c = lane();
   float energy = 0, cost = 0, terms = 0, largest = 0, spoken = c < nu ? fabsf(of.u_prev[c]) : 0;
+  Coming_G coming(of);
   for (int k = 0; k < N; k++) {
     __syncwarp();
     Column column = column_of(of, table.point(), k);
     work.v[c] = c < nu ? column.value : 0;
-    const float *G = load_G(of, k);
+    const float *G = coming.at(of, k);
     float off = column.value - column.reference, by = c < nu ? column.value - column.before : 0;
     cost += 0.5f * (column.weight * off * off + column.rate * by * by);
     terms += fabsf(column.weight) * (column.value * column.value + column.reference * column.reference);
@@ -99,15 +101,15 @@ DEVICE Survey survey(const Places &at, const Problem &of, const Tables &table) {
     for (int i = 0; i < chunks; i++) {
       int side = c + 32 * i;
       if (side >= ns || judges) continue;
-      float climb = climb_of(at, i, G), delta = table.delta()[k * ns + side];
-      if (side >= 2 * nb) table.at()[k * m + side - 2 * nb] = climb;
-      float value = value_of(table.point() + (k + 1) * n, table.at() + k * m, side);
-      if (side >= 2 * nb) value = climb;
+      float climb = climb_of(at, i, G), delta = table.delta()[place_of(table, k, side)];
+      if (side >= 2 * nb) table.at()[place_of_row(table, k, side - 2 * nb)] = climb;
+      float value = side < 2 * nb ? value_in(table, k, side) : climb;
       float outside = delta > 0 ? value - limit_of(of, k, side) : 0;
       // Both sides of a column are one row.
-      if (side < nb && table.delta()[k * ns + side + nb] > 0) {
+      float other = side < nb ? table.delta()[place_of(table, k, side + nb)] : 0;
+      if (other > 0) {
         outside = fmaxf(outside, -value - limit_of(of, k, side + nb));
-        delta = fmaxf(delta, table.delta()[k * ns + side + nb]);
+        delta = fmaxf(delta, other);
       }
       if (side >= nb && side < 2 * nb) delta = 0;
       float span = fmaxf(side < 2 * nb ? fabsf(value) : reach_of(at, i, G, 0), outside);
@@ -129,12 +131,12 @@ DEVICE float mismatch(const Problem &of, const Tables &table, const Multipliers 
 #pragma unroll
     for (int i = 0; i < chunks; i++) {
       int side = lane() + 32 * i;
-      float delta = side < ns ? table.delta()[k * ns + side] : 0;
+      float delta = side < ns ? table.delta()[place_of(table, k, side)] : 0;
       if (delta <= 0) continue;
       float force = multiplier_of(known, k, side);
       found |= force != 0;
       if (side < nb) force = -force;
-      float distance = limit_of(of, k, side) - value_of(table.point() + (k + 1) * n, table.at() + k * m, side);
+      float distance = limit_of(of, k, side) - value_in(table, k, side);
       total += distance < 0 ? distance * distance / (delta * proximal) : distance * fmaxf(force, 0.0f);
     }
   any = __any_sync(ALL, found);
@@ -158,15 +160,15 @@ DEVICE float centre_all(const Problem &of, const Tables &table, const Multiplier
     for (int i = 0; i < chunks; i++) {
       int side = lane() + 32 * i;
       if (side >= ns) continue;
-      float delta = table.delta()[k * ns + side], give = delta * proximal, s = 1, z = 0;
-      float value = value_of(table.point() + (k + 1) * n, table.at() + k * m, side);
+      int place = place_of(table, k, side);
+      float delta = table.delta()[place], give = delta * proximal, s = 1, z = 0, value = value_in(table, k, side);
       float dual = warm ? multiplier_of(known, k, side) : 0, total = dual;
       if (delta > 0) {
         centre(limit_of(of, k, side) - value, side < nb ? -dual : dual, mu, give, s, z);
         total = side < nb ? -z : z;
       }
       // The two sides of a column act on one row: its first lane counts them both.
-      float other = side < nb ? table.delta()[k * ns + side + nb] : 0;
+      float other = side < nb ? table.delta()[place_of(table, k, side + nb)] : 0;
       if (other > 0) {
         float upper_s, upper_z;
         centre(limit_of(of, k, side + nb) + value, dual, mu, other * proximal, upper_s, upper_z);
@@ -175,8 +177,8 @@ DEVICE float centre_all(const Problem &of, const Tables &table, const Multiplier
       }
       bool counts = side < nb ? delta > 0 || other > 0 : delta > 0 && side >= 2 * nb;
       if (counts) lifted += give * (total - dual) * (total - dual);
-      table.s()[k * ns + side] = s;
-      table.z()[k * ns + side] = z;
+      table.s()[place] = s;
+      table.z()[place] = z;
     }
   __syncwarp();
   return sum(lifted);
