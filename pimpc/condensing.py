@@ -10,8 +10,8 @@ horizon where `pimpc.riccati` is linear, but a CPU has it in one call of LAPACK,
 loop over the stages. Only inputs that may move have a row: their number must be known before their places are, as
 N nu or by `Structure.most_free`.
 
-Γ grows with the system, and the Hessian with its square: in float32 a system that multiplies a deviation by a thousand
-over the horizon leaves no correct digit, where recursions solve it. So it is chosen only where `most_free` is declared.
+Γ grows with the system, and the Hessian with its square: in float32 a system that multiplies a deviation by 1e5 over
+the horizon is not solved, where recursions solve it; by 1e4 it is. So it is chosen only where `most_free` is declared.
 """
 
 from typing import NamedTuple

@@ -29,7 +29,7 @@ class Structure:
         pins_only: The input bounds do no more than to fix inputs: each pair of them is equal or infinite.
         most_free: So many inputs at most are not fixed by equal bounds, counted over all stages. Not used with a
             `horizon`. Where it is declared, and stages and free inputs are few, the states may be eliminated, which in
-            float32 is nothing for systems that multiply a deviation by hundreds over the horizon.
+            float32 is nothing for systems that multiply a deviation by more than 1e4 over the horizon.
     """
 
     blocks: tuple[tuple[int, int], ...] | None = None

@@ -17,13 +17,21 @@ from pimpc.residuals import fixed_inputs
 CONDENSED, RECURSIONS = (pimpc.InteriorPoint(kernels=kernels) for kernels in ("condensed", "xla"))
 
 
-@pytest.mark.parametrize("most_free", [None, 17, 13])  # 13 are free
-@pytest.mark.parametrize("full", [(), ("Q", "R", "S"), ("R",), ("S",)])  # the other weights are diagonal
-@pytest.mark.parametrize("blocks", [None, ((2, 1), (3, 2))])
+@pytest.mark.parametrize(
+    ("full", "most_free", "blocks"),  # 13 are free
+    [
+        ("QRS", None, None),
+        ("QRS", 17, ((2, 1), (3, 2))),
+        ("", 13, None),
+        ("", None, ((2, 1), (3, 2))),
+        ("R", 17, None),  # the other weights are diagonal
+        ("S", 13, ((2, 1), (3, 2))),
+    ],
+)
 def test_minimizer_is_that_of_the_recursions(full, most_free, blocks):
     with jax.enable_x64(True):
         problem = random_problem(0, np.float64, N=6, nx=4, nu=3, m=5, full=True)
-        diagonal = {name: jax.vmap(jnp.diag)(getattr(problem, name)) for name in {"Q", "R", "S"} - {*full}}
+        diagonal = {name: jax.vmap(jnp.diag)(getattr(problem, name)) for name in "QRS" if name not in full}
         problem = dataclasses.replace(problem, x_min=None, x_max=None, **diagonal)
         free = jnp.ones((6, 3), bool).at[jnp.arange(2), jnp.arange(2)].set(False).at[3].set(False)
         if blocks is not None:
@@ -81,25 +89,72 @@ def test_inputs_beyond_what_is_declared_are_not_passed_off_as_an_answer():
 
 
 def test_unstable_systems_are_solved_in_float32_by_default():
-    """An inverted pendulum, which grows by 300 over the horizon: its condensed Hessian has no correct digit left."""
-    A, B = jnp.array([[1.0, 0.08], [1.6, 1.0]]), jnp.array([[0.0], [0.08]])
+    """A cart-pole that multiplies a deviation by 1e5: its condensed Hessian is not positive definite."""
+    N, dt = 16, 0.2
+    A = np.eye(4) + dt * np.array([[0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 22, 0]])
+    assert np.linalg.norm(np.linalg.matrix_power(A, N)) > 5e4
 
     def along(value):
-        return jnp.broadcast_to(jnp.asarray(value, jnp.float32), (16, *np.shape(value)))
+        return jnp.broadcast_to(jnp.asarray(value, jnp.float32), (N, *np.shape(value)))
 
-    def problem(angle, **declared):
-        return pimpc.LTVProblem(
-            A=along(A), B=along(B), e=along(jnp.zeros(2)), x0=jnp.stack([angle, 0 * angle]), u_prev=jnp.zeros(1),
-            x_ref=along(jnp.zeros(2)), u_ref=along(jnp.zeros(1)), Q=along([10.0, 1.0]), R=along([1e-3]), S=along([0.0]),
-            u_min=along([-20.0]), u_max=along([20.0]), structure=pimpc.Structure(**declared),
+    def solve(angle, **declared):
+        zero = jnp.zeros_like(angle)
+        problem = pimpc.LTVProblem(
+            A=along(A), B=along(dt * np.array([[0.0], [1.0], [0.0], [2.0]])), e=along(np.zeros(4)),
+            x0=jnp.stack([zero, zero, angle, zero]), u_prev=zero[None], x_ref=along(np.zeros(4)), u_ref=along([0.0]),
+            Q=along([1.0, 0.1, 10.0, 0.1]), R=along([0.01]), S=along([0.01]), u_min=along([-10.0]), u_max=along([10.0]),
+            structure=pimpc.Structure(**declared),
         )  # fmt: skip
+        return pimpc.solve(problem).status
 
-    angles = jnp.linspace(0.05, 0.5, 8)
-    found = jax.vmap(lambda angle: pimpc.solve(problem(angle)))(angles)
-    np.testing.assert_array_equal(found.status, pimpc.Status.SOLVED)
-    condensed = jax.vmap(lambda angle: pimpc.solve(problem(angle, most_free=16)))(angles)
-    assert np.all(np.isfinite(condensed.u))
-    print(condensed.status, found.iterations, np.linalg.norm(np.linalg.matrix_power(np.asarray(A), 16)))
+    angles = jnp.linspace(-0.15, 0.15, 8)
+    np.testing.assert_array_equal(jax.vmap(solve)(angles), pimpc.Status.SOLVED)
+    declared = jax.vmap(functools.partial(solve, most_free=N))(angles)
+    assert np.all(declared != pimpc.Status.SOLVED)  # and says so
+
+
+def answers(problem, warm_start=None, **settings):
+    return [pimpc.solve(problem, dataclasses.replace(m, **settings), warm_start) for m in (CONDENSED, RECURSIONS)]
+
+
+@pytest.mark.parametrize("without", [("G", "h"), ("u_min", "u_max"), ("G", "h", "u_min", "u_max")])
+def test_what_is_not_given_is_not_needed(without):
+    with jax.enable_x64(True):
+        p = random_problem(1, np.float64, N=5, nx=4, nu=3, m=4, state_bounds=False)
+        p = dataclasses.replace(
+            p, **dict.fromkeys((*without, "x_min", "x_max")), structure=pimpc.Structure(most_free=99)
+        )
+        ours, theirs = answers(p, tolerance=1e-9)
+        assert ours.status == theirs.status == pimpc.Status.SOLVED
+        np.testing.assert_allclose(ours.u, theirs.u, atol=1e-6)
+
+
+def test_with_no_input_free_the_plan_is_the_pins():
+    p = random_problem(1, np.float32, N=3, nx=4, nu=2, m=3, state_bounds=False)
+    pins = jnp.full_like(p.u_min, 0.25)
+    p = dataclasses.replace(p, x_min=None, x_max=None, u_min=pins, u_max=pins, h=jnp.full_like(p.h, 1e3))
+    ours, theirs = answers(dataclasses.replace(p, structure=pimpc.Structure(most_free=0)))
+    assert ours.status == theirs.status == pimpc.Status.SOLVED
+    np.testing.assert_array_equal(ours.u, pins)
+
+
+def test_horizons_warm_starts_and_fixed_iterations_are_those_of_the_recursions():
+    with jax.enable_x64(True):
+        p = random_problem(2, np.float64, N=5, nx=3, nu=2, m=3, state_bounds=False)
+        p = dataclasses.replace(p, x_min=None, x_max=None, structure=pimpc.Structure(most_free=10))
+        close = functools.partial(np.testing.assert_allclose, atol=1e-6)
+        horizons = jnp.array([[1, 2], [4, 5]])
+        both = [
+            jax.vmap(jax.vmap(lambda h, m=m: pimpc.solve(dataclasses.replace(p, horizon=h), m).u))(horizons)
+            for m in (CONDENSED, RECURSIONS)
+        ]
+        close(*both)
+        exact = [dataclasses.replace(m, tolerance=1e-9) for m in (CONDENSED, RECURSIONS)]
+        cold = pimpc.solve(p, exact[0])
+        ours, theirs = (pimpc.solve(dataclasses.replace(p, x0=p.x0 + 1e-4), m, cold.warm_start) for m in exact)
+        assert ours.iterations == theirs.iterations < cold.iterations
+        close(ours.u, theirs.u)
+        close(pimpc.solve(p, dataclasses.replace(exact[0], early_stop=False)).u, cold.u)
 
 
 def test_a_hessian_that_is_not_convex_gives_nan():
