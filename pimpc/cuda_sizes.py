@@ -141,7 +141,7 @@ class Sizes(NamedTuple):
         work, T, rest = self.bytes()
         one_T = 4 * self.nu * (self.nx + self.nu)
         if self.rows:
-            return 2, min(8, _CHIP // (work + T + rest + 1024))
+            return 2, min(8, _CHIP // (work + self.dynamic() + 1024))
         for level, needs in ((2, work + T + rest), (1, work + T), (0, work + one_T)):
             fit = min(20 if self.judges else 16, _CHIP // (needs + 1536))
             if needs < _BLOCK and (fit >= 6 or level == 0):

@@ -191,6 +191,17 @@ def test_warm_starts_are_used_as_by_xla(without, most_free, on_cpu):
 
 
 @needs_compiler
+def test_a_step_that_rounding_spoils_leaves_the_iterate_before_it(on_cpu):
+    """With the next Hessian on its way to where the forces are put."""
+    p = dataclasses.replace(batch(6, N=4, nx=3, nu=3, m=4, state_bounds=False), x_min=None, x_max=None)
+    p = dataclasses.replace(p, structure=pimpc.Structure(most_free=12))
+    found = solve_all(p, "cuda", tolerance=1e-9, max_iterations=60)
+    assert np.any(found.iterations < 60) and not np.any(found.status == pimpc.Status.SOLVED)
+    np.testing.assert_allclose(found.u, solve_all(p, "xla").u, atol=1e-3)
+    assert np.all(np.isfinite(found.warm_start.multipliers.rows)) and np.all(found.dual_residual < 1e-4)
+
+
+@needs_compiler
 def test_horizons_are_masked(on_cpu):
     p = dataclasses.replace(random_problem(3, np.float32, N=5, nx=3, nu=2, m=3), x_min=None)
     horizons = jnp.arange(1, 6)

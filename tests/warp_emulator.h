@@ -5,7 +5,8 @@
 // A lane runs until it reaches a collective (`__syncwarp`, a shuffle, a vote), and then the next lane runs, from 0 to
 // 31 or in reverse. So shared memory that is read without a `__syncwarp` gives results that depend on the order.
 // Collectives take the full mask only, and all lanes must reach the same one: the same function, and the same line
-// unless it is `__syncwarp`. Shared memory is filled with 0xff, which is NaN or -1, before each block.
+// unless it is `__syncwarp`. Shared memory is filled with 0xff, which is NaN or -1, before each block. Asynchronous copies
+// (`copy_later`) are there when their lane asks for them (`finish_copies`) and not before, and none may be left at the end.
 
 #include <functional>
 #include <math.h>
@@ -16,6 +17,7 @@
 #include <tuple>
 #include <type_traits>
 #include <ucontext.h>
+#include <vector>
 
 #define __global__
 #define __device__
@@ -90,6 +92,31 @@ static unsigned votes[2];
 static unsigned long long values[2][32];
 static const char the_end[] = "the end of the kernel", the_syncwarp[] = "__syncwarp";
 
+// Asynchronous copies of numbers that lanes have begun.
+struct Copy {
+  float *to;
+  const float *from;
+  size_t bytes;
+};
+static std::vector<Copy> copies[32];
+
+inline void fail(const char *what) {
+  int lane = threadIdx.x;
+  snprintf(warp_emulator_error, sizeof warp_emulator_error, "block %u: lane %d: %s", blockIdx.x, lane, what);
+  switch_context(lanes[lane], caller);
+}
+
+inline void copy_later(float *to, const float *from, int count) {
+  size_t bytes = sizeof(float) * count;
+  if ((size_t)to % bytes || (size_t)from % bytes) fail("a copy is not aligned");
+  copies[threadIdx.x].push_back({to, from, bytes});
+}
+
+inline void finish_copies() {
+  for (const Copy &copy : copies[threadIdx.x]) memcpy(copy.to, copy.from, copy.bytes);
+  copies[threadIdx.x].clear();
+}
+
 // A lane reaches a collective and waits for the others. What follows a failure does not run.
 inline void arrive(const char *at, int at_line, unsigned mask, bool vote = false) {
   int lane = threadIdx.x, first = warp_emulator_reverse ? 31 : 0;
@@ -111,6 +138,7 @@ inline void arrive(const char *at, int at_line, unsigned mask, bool vote = false
 
 void run_lane() {
   body();
+  if (!copies[threadIdx.x].empty()) fail("nobody has waited for its copies");
   arrive(the_end, 0, ~0u);
 }
 
@@ -127,6 +155,7 @@ int run(void (*kernel)(Types *...), void **pointers, int grid, int reverse) {
     // At different distances from a page, the tops of the stacks do not compete for the same lines of the cache.
     for (int lane = 0; lane < 32; lane++) prepare(lanes[lane], stacks + lane * size + guard, size - guard - 576 * lane);
     arrived = 0;
+    for (auto &of_lane : copies) of_lane.clear();
     threadIdx.x = reverse ? 31 : 0;
     switch_context(caller, lanes[threadIdx.x]);
   }

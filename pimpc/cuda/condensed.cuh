@@ -140,8 +140,7 @@ DEVICE void bring_some(float *to, const float *from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"((unsigned)__cvta_generic_to_shared(to)), "l"(from),
                "n"(4 * wide) : "memory");
 #else
-#pragma unroll
-  for (int j = 0; j < wide; j++) to[j] = from[j];
+  copy_later(to, from, wide);
 #endif
 }
 
@@ -156,6 +155,8 @@ DEVICE void bring(float *to, const float *from) {
 DEVICE void arrive() {
 #ifdef __CUDA_ARCH__
   asm volatile("cp.async.wait_all;" ::: "memory");
+#else
+  finish_copies();
 #endif
   __syncwarp();
 }

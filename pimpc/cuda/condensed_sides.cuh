@@ -64,8 +64,9 @@ DEVICE void compare_sides(const Problem &of, const Tables &table, int places) {
   __syncwarp();
 }
 
-// Puts forces and their last change in the order of stages.
+// Puts forces and their last change in the order of stages, where a Hessian may still be on its way.
 DEVICE void sort_sides(const Tables &table) {
+  arrive();
   for (int k = 0; k < N; k++)
 #pragma unroll
     for (int i = 0; i < chunks; i++) {
