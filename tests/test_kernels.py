@@ -81,9 +81,14 @@ def test_what_an_outer_batch_shares_is_repeated_if_the_inner_one_does_not():
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", ["walk_n10", "walk_wide_n10", "double_support_n10", "flight_n10"])
-@pytest.mark.parametrize(("tolerance", "error"), [(1e-3, 1e-3), (1e-5, 1e-4)])
-def test_recorded_problems_reach_their_optima(name, tolerance, error, on_cpu):
+@pytest.mark.parametrize(
+    ("name", "tolerance"),
+    [
+        *((name, 1e-3) for name in ("walk_n10", "walk_wide_n10", "double_support_n10", "flight_n10")),
+        *((name, 1e-5) for name in ("walk_n10", "double_support_n10")),
+    ],
+)
+def test_recorded_problems_reach_their_optima(name, tolerance, on_cpu):
     on_cpu["reverse"] = tolerance == 1e-5  # which lane runs first does not matter
     problems, data = recorded(name, np.float32, 16)
     free = int(np.max(np.sum(data["u_min"] != data["u_max"], axis=(1, 2))))  # 60, 60, 84 and 54
@@ -91,12 +96,12 @@ def test_recorded_problems_reach_their_optima(name, tolerance, error, on_cpu):
     found = solve_all(dataclasses.replace(problems, structure=declared), "cuda", tolerance=tolerance)
     assert np.all(found.status == pimpc.Status.SOLVED)
     errors = input_errors(found.u, data["u_opt"])
-    assert np.median(errors) < error and errors.max() < 1e-2
+    assert np.median(errors) < (1e-3 if tolerance == 1e-3 else 1e-4) and errors.max() < 1e-2
     agree(found, solve_all(problems, "xla", tolerance=tolerance), tolerance)
 
 
 @needs_compiler
-@pytest.mark.parametrize("most_free", [None, 60, 120])
+@pytest.mark.parametrize("most_free", [60, 120])
 def test_recorded_problems_whose_bounds_are_declared_as_pins_reach_their_optima(most_free, on_cpu):
     """As the robots' own: with the stage at hand's place for all lists of sides."""
     problems, data = recorded("walk_n10", np.float32, 16)
