@@ -388,6 +388,7 @@ STRUCTURE = [
         r"add up to \(1, 1\) rows and columns, but G has \(2, 1\)",
     ),
     ({"G": None, "h": None, "structure": Structure(blocks=((2, 1),))}, ValueError, "blocks is given without G"),
+    ({"structure": Structure(most_free=-1)}, ValueError, "most_free is -1: it counts inputs"),
 ]
 VALUES = [
     ({"e": edited(ones(5, 1), (3, np.nan))}, r"e\[3, 0\] is nan; it must be finite"),
