@@ -63,7 +63,7 @@ def preset(name: str) -> TrainConfig:
     if name == "gpu":
         env = dataclasses.replace(
             guided,
-            solver_iterations=10,  # as fast as 3 on Warp
+            solver_iterations=10,  # they converge; what 6 would save, and cost: results/g1_walk/README.md
             command=CommandConfig(overshoot=0.2),
             rewards=TRACKING,
         )
