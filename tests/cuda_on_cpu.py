@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 HEADER = Path(__file__).with_name("warp_emulator.h")
-FLAGS = ["-Og", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing", "-ffp-contract=fast"]
+FLAGS = ["-O0", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing", "-ffp-contract=fast"]
 FLAGS += ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]  # a CPU forgives what a GPU does not
 INPUT_TYPES = (np.float32, np.int32, np.uint32)
 FENCE = 256  # bytes around each array, and what the arrays are aligned to
