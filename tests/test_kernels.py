@@ -188,7 +188,7 @@ def test_pins_are_constants(most_free, on_cpu):
 def test_warm_starts_are_used_as_by_xla(without, most_free, on_cpu):
     p = dataclasses.replace(batch(6, N=4, nx=3, nu=4, m=3), **dict.fromkeys(without))
     p = dataclasses.replace(p, structure=pimpc.Structure(most_free=most_free))
-    before = solve_all(p, "xla")
+    before = solve_all(p, "cuda")
     near = dataclasses.replace(p, x0=p.x0 + 0.003)
     cold, warm = solve_all(near, "cuda"), solve_all(near, "cuda", before.warm_start)
     agree(warm, solve_all(near, "xla", before.warm_start), 1e-5)
