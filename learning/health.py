@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import flax.struct
@@ -82,7 +83,7 @@ def watch(
 ) -> Evidence:
     """Keeps the first bad environment of an unroll.
 
-    By a selection, not a condition: for that a GPU's host would wait in every step.
+    By a selection and not by a condition, for which a GPU's host would wait in every step.
 
     Args:
         evidence: So far.
@@ -94,8 +95,7 @@ def watch(
     any_bad, env = first_env(bad)
     row, taken = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, env, 1), (state, action))
     new = Evidence(jnp.ones(1, bool), env[None], step[None], row, taken)
-    take = any_bad & ~evidence.found[0]
-    return jax.tree.map(lambda new, old: jnp.where(take, new, old), new, evidence)
+    return jax.tree.map(partial(jnp.where, any_bad & ~evidence.found[0]), new, evidence)
 
 
 def no_evidence(state: Any, action: Any) -> Evidence:
