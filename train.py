@@ -79,7 +79,9 @@ def train(arguments: list[str]) -> int:
         with contextlib.suppress(OSError):
             run_dir.rmdir()  # only if it is empty: nothing had begun
         raise
-    print(f"Learning curve: {result.run_dir / 'learning_curve.png'}")
+    curve = result.run_dir / "learning_curve.png"
+    if curve.exists():  # it does not if time was up before the first iteration
+        print(f"Learning curve: {curve}")
     if config.video_seconds > 0:
         _film(result.policy, config.env, result.run_dir / "policy.mp4", config.video_seconds, (0.5, 0.0, 0.0))
     return 0
