@@ -12,6 +12,7 @@ plan; it is kept for ablation.
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Literal
 
 import jax
@@ -59,6 +60,11 @@ class GuidanceConfig:
         seconds = [self.centroidal.dt + (last - self.centroidal.dt) * i / (count - 1) for i in range(count)]
         return tuple(max(1, int(s / dt + 1e-6)) for s in seconds)
 
+    def starts_warm(self, dt: float) -> bool:
+        """Whether a solve starts from the one before: a stage later or more, that would save nothing."""
+        by_interior_point = self.optimize and not self.admm_iterations
+        return by_interior_point and self.every * dt <= self.centroidal.dt
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +77,7 @@ class GuidanceState:
     iterations: Int[Array, ""]  # that the last solve took
     slots: Float[Array, "D L 12"]  # predictions [c, l, k, k̇], by the time they speak of
     slots_valid: Bool[Array, "D L"]
+    answer: pimpc.WarmStart | None = None  # of the solve that made the plan; None: every solve starts from nothing
 
 
 @jax.tree_util.register_dataclass
@@ -124,6 +131,7 @@ def init(config: GuidanceConfig, gait: GaitConfig, inputs: PlanInputs, dt: float
         iterations=jnp.zeros((), jnp.int32),
         slots=jnp.zeros((max(offsets) + 1, len(offsets), 12)),
         slots_valid=jnp.zeros((max(offsets) + 1, len(offsets)), bool),
+        answer=pimpc.InteriorPoint().cold_start(problem) if config.starts_warm(dt) else None,
     )
 
 
@@ -133,10 +141,15 @@ def solve(
     """Plans anew from the present state; a solve that fails keeps the previous plan and says so in `solved`."""
     u_prev = input_at(previous.plan, previous.age * dt, config.centroidal.dt)
     problem, contacts = _pose(config, gait, inputs, u_prev)
+    answer = previous.answer
     if config.optimize:
-        solution, solved = _optimize(config, problem)
+        stages = previous.age * dt / config.centroidal.dt
+        start = None if answer is None else pimpc.shift(answer, stages, problem)
+        solution, solved = _optimize(config, problem, start)
         iterations = solution.iterations
         plan = to_plan(solution.x, solution.u, contacts)
+        if answer is not None:
+            answer = jax.tree.map(partial(jnp.where, solved), solution.warm_start, answer)
     else:
         solved, iterations = jnp.ones((), bool), jnp.zeros((), jnp.int32)
         plan = reference_plan(problem, contacts)
@@ -146,16 +159,19 @@ def solve(
         age=jnp.where(solved, 0, previous.age),
         solved=solved,
         iterations=iterations,
+        answer=answer,
     )
 
 
-def _optimize(config: GuidanceConfig, problem: pimpc.LTVProblem) -> tuple[pimpc.Solution, Bool[Array, ""]]:
+def _optimize(
+    config: GuidanceConfig, problem: pimpc.LTVProblem, start: pimpc.WarmStart | None
+) -> tuple[pimpc.Solution, Bool[Array, ""]]:
     """The solution, and whether it is to be followed."""
     if config.admm_iterations:
         solution = pimpc.solve(problem, pimpc.PiADMM(max_iterations=config.admm_iterations, early_stop=False))
         return solution, solution.status <= pimpc.Status.MAX_ITERATIONS
     method = pimpc.InteriorPoint(max_iterations=config.max_iterations, tolerance=config.tolerance)
-    solution = pimpc.solve(problem, method)
+    solution = pimpc.solve(problem, method, start)
     return solution, solution.status <= pimpc.Status.SOLVED_INACCURATE
 
 

@@ -169,8 +169,7 @@ def unroll(
         bad = _bad_values(transition, after.metrics, num_envs)
         evidence = watch(evidence, bad, index, env_state, transition.action)
         next_value = networks.value_network.apply(params.normalizer, params.value, transition.next_observation)
-        metrics = {name: jnp.mean(value) for name, value in after.metrics.items()}
-        metrics["train/reward"] = jnp.mean(transition.reward)
+        metrics = {**after.metrics, "train/reward": transition.reward}
         episodes = episodes.add(transition.reward, after.done)
         kept = bootstrap_truncation(transition, next_value, discount)
         kept = kept._replace(action=(), next_observation=())
@@ -181,5 +180,6 @@ def unroll(
         body, (env_state, episodes, no_evidence(env_state, shape)), (jax.random.split(key, length), jnp.arange(length))
     )
     last = jax.tree.map(lambda x: x[None], env_state.obs)
+    # Not in the loop: a GPU computes a mean over robots in one corner of itself, step after step.
     mean_metrics = {name: jnp.mean(value) for name, value in metrics.items()}
     return Unroll(env_state, episodes, transitions._replace(next_observation=last), mean_metrics, bad, evidence)

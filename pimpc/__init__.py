@@ -6,7 +6,7 @@ The solver stands by itself (`LTVProblem`, `solve`); the centroidal MPC of a bip
 from pimpc.centroidal import CentroidalConfig, build_problem, can_stand, reference_plan, to_plan
 from pimpc.footholds import FootholdConfig
 from pimpc.gait import GaitConfig
-from pimpc.interior_point import InteriorPoint
+from pimpc.interior_point import InteriorPoint, WarmStart
 from pimpc.pi_admm import PiADMM
 from pimpc.plan import CentroidalModel, CentroidalState, ContactPlan, Plan
 from pimpc.problem import LTVProblem, Structure
@@ -30,6 +30,7 @@ __all__ = [
     "Solution",
     "Status",
     "Structure",
+    "WarmStart",
     "build_problem",
     "can_stand",
     "kkt_residuals",

@@ -80,10 +80,9 @@ def _yaw_rows(
 
 def rotate_cone(G: Float[Array, "*batch m 6"], R_world_foot: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch m 6"]:
     """Rows that act on a wrench in the world frame, from rows in the sole frame; the moment's reference point stays."""
-    force, moment = G[..., :3], G[..., 3:]
-    return jnp.concatenate(
-        [force @ jnp.swapaxes(R_world_foot, -1, -2), moment @ jnp.swapaxes(R_world_foot, -1, -2)], -1
-    )
+    rows = G.reshape(*G.shape[:-1], 2, 1, 3)  # of force and of moment
+    # Sums and not a matrix product, for which a GPU's compiler would first write all factors out.
+    return jnp.sum(rows * R_world_foot[..., None, None, :, :], -1).reshape(G.shape)
 
 
 def centre_of_pressure(

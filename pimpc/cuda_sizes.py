@@ -45,7 +45,6 @@ class Settings:
     boundary: float = 0.0
     start: float = 0.0
     proximal: float = 1.0
-    trust: float = 0.0
 
 
 class Sizes(NamedTuple):
@@ -178,7 +177,7 @@ class Sizes(NamedTuple):
         }
         flags |= {"bounds_inputs": bounds and not structure.pins_only, "warm_started": warm}
         flags |= {"leaves_others": self.leaves, "judges": self.judges}
-        names = ("tolerance", "boundary", "proximal", "trust")
+        names = ("tolerance", "boundary", "proximal")
         floats = {name: getattr(settings, name) for name in names} | {"start_share": settings.start}
         text = [f"constexpr int {name} = {value};" for name, value in integers.items()]
         text += [f"constexpr bool {name} = {str(value).lower()};" for name, value in flags.items()]

@@ -31,7 +31,7 @@ def certifies(
 
     Every feasible correction δ of the inputs has stepᵀ C δ ≤ support(step); if the support is negative and Cᵀ step
     vanishes, there is none. With Cᵀ step merely small, there is none within a thousand times `natural`, the size
-    of the inputs that the cost alone asks for, or the inputs' own size.
+    of the inputs at the start, or the inputs' own size.
     """
     at = values(problem, x, u)
     ahead = jnp.where(step > 0, rows.upper - at, at - rows.lower)

@@ -46,7 +46,6 @@ from pimpc.roll_out import roll_out
 from pimpc.rows import Rows, measure, pull
 
 _PROXIMAL = {"float32": 3e4, "float64": 1e7}  # more costs digits: from 1e8 on, differences of optima show it
-_TRUST = 0.04  # a warm start must be this much nearer to the optimum than a cold one
 
 
 @jax.tree_util.register_dataclass
@@ -73,7 +72,7 @@ class _Iterate(NamedTuple):
     slack: _Sides
     force: _Sides
     equality: Float[Array, " M"]  # forces of the rows with equal bounds
-    size: Float[Array, " nu"]  # of the inputs that the cost alone asks for
+    size: Float[Array, " nu"]  # of the inputs at the start
     unbalanced: Float[Array, ""]  # what the gradient of the Lagrangian may still cost
     iteration: Array
     stop: Array
@@ -92,7 +91,7 @@ class InteriorPoint(Method):
     tolerance: float = 1e-5  # relative residual at which an instance counts as solved and stops
     early_stop: bool = True  # False: always run max_iterations, without a data-dependent loop
     proximal: float | None = None  # 1/δ: largest stiffness of a row, relative to its natural one; None: by the type
-    start: float = 0.3  # the first μ, relative to the energy of the unconstrained motion
+    start: float = 0.3  # the first μ, relative to the energy of the unconstrained motion, or to a warm start's distance
     boundary: float = 0.99  # share of the way to the nearest bound that a step may go
     # cuda: kernels for NVIDIA GPUs; xla: recursions; condensed: without the states; parallel: in O(log N) steps; auto:
     # on such a GPU its kernels, on a CPU without the states if `Structure.most_free` is declared and stages are few
@@ -143,7 +142,6 @@ def _by_kernel(
         boundary=method.boundary,
         start=method.start,
         proximal=_stiffest(method, problem.u_ref.dtype.name),
-        trust=_TRUST,
     )
     found = cuda_kernels.solve(problem, give, near, runnable, settings)
     warm = WarmStart(found.u, Multipliers(*found.forces))
@@ -158,7 +156,7 @@ def _start(
     state: WarmStart | None,
     runnable: Bool[Array, ""],
 ) -> _Iterate:
-    """The unconstrained optimum, or a warm start that is nearer to the optimum, with centred slacks and forces."""
+    """The unconstrained optimum, or a warm start that is near enough, with centred slacks and forces."""
     u = jnp.clip(jnp.zeros_like(problem.u_ref), problem.u_min, problem.u_max)
     x = roll_out(problem, u, method.kernels)
     slopes, near, known = [cost_slope(problem, x, u)], (x, u), jnp.zeros_like(rows.lower)
@@ -169,19 +167,21 @@ def _start(
         slopes.append(_slope(problem, *near, known))
     steps = newton.unconstrained(slopes)
     x, u = x.at[1:].add(steps[0].dx), u + steps[0].du
-    size = jnp.max(jnp.abs(u), axis=0)
     dual, unbalanced = jnp.zeros_like(rows.lower), jnp.zeros((), u.dtype)
-    error = method.start * energy(problem, rows, x, u)
+    error = energy(problem, rows, x, u)
     if state is not None:
         excess = steps[1].saved
         distance = excess + mismatch(problem, rows, *near, known)
-        warm = jnp.any(known != 0) & (distance <= _TRUST * error)  # false for NaN
+        # To move it to the optimum must take less than to move everything; false for NaN.
+        warm = jnp.any(known != 0) & (distance <= energy(problem, rows, *near))
         x, u = (jnp.where(warm, known_one, own) for known_one, own in zip(near, (x, u), strict=True))
         dual = jnp.where(warm, known, dual)
         unbalanced, error = jnp.where(warm, excess, unbalanced), jnp.where(warm, distance, error)
+    size = jnp.max(jnp.abs(u), axis=0)
 
     at = values(problem, x, u)
-    mu = jnp.maximum(error, 0.1 * method.tolerance * cost_scale(problem, x, u)) / rows.count + jnp.finfo(u.dtype).tiny
+    error = jnp.maximum(method.start * error, 0.3 * method.tolerance * cost_scale(problem, x, u))
+    mu = error / rows.count + jnp.finfo(u.dtype).tiny
     below = centre(rows.below, at - rows.lower, -dual, mu, rows.compliance)
     above = centre(rows.above, rows.upper - at, dual, mu, rows.compliance)
     slack, force = (_Sides(*pair) for pair in zip(below, above, strict=True))

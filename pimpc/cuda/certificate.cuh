@@ -1,6 +1,6 @@
 // A proof that no inputs of comparable size are feasible, from the last step of the forces (see `pimpc.infeasibility`).
 
-// `natural`: lane c has the size of input c that the cost alone asks for. Of the step nothing but what proves remains.
+// `natural`: lane c has the size of input c at the start. Of the step nothing but what proves remains.
 DEVICE bool certifies(const Places &at, const Problem &of, const Tables &table, float natural) {
   int c = lane();
   float support = 0, size = 0, reach = 0, radius = natural, p = 0;

@@ -184,16 +184,18 @@ DEVICE bool move_condensed(const Places &at, const Problem &given, const Tables 
   return !good && scale + gap < INF;
 }
 
-// From the unconstrained optimum, to which `step` leads from the plan, to the first iterate.
-DEVICE void start_condensed(const Places &at, const Problem &of, const Tables &table, const Seat (&seat)[seats], int places,
-                            const float (&step)[seats], const float *u_near, const Multipliers &known, const Near &near,
-                            Course &course, Status &status, float &largest) {
+// Takes the step to the unconstrained optimum.
+DEVICE void take_step(const Problem &of, const Tables &table, const Seat (&seat)[seats], const float (&step)[seats]) {
 #pragma unroll
   for (int s = 0; s < seats; s++)
     if (seat[s].taken) table.point()[(seat[s].k + 1) * n + seat[s].c] += step[s];
   __syncwarp();
   roll_out(of, table.point());
-  Survey found = start(at, of, table, u_near, known, near, status, largest);
+}
+
+// Begins the iterations at the plan in the table.
+DEVICE void set_out(const Problem &of, const Tables &table, const Seat (&seat)[seats], int places, const Survey &found,
+                    Course &course) {
   slope_of_plan(of, table, seat, course.slope);
   course.start_cost = found.cost;
   course.floor = found.floor;
@@ -248,11 +250,10 @@ DEVICE int solve_problem(const Places &at, const Problem &given, const Tables &t
   Seat seat[seats];
 #pragma unroll
   for (int s = 0; s < seats; s++) seat[s] = seat_of(table, s, total);
-  Near near = {false, 0, INF};
   Course course;
   slope_of_plan(of, table, seat, course.slope);
   condense(given, table, seat, total);
-  // Turns: what a warm start lacks, the unconstrained optimum, and then iterations.
+  // Turns: a warm start, the unconstrained optimum if that was not near enough, and then iterations.
   for (int turn = warm_started ? -2 : -1; turn < max_iterations; turn++) {
     float right[seats], step[seats];
     if (turn >= 0) weigh_sides(table, places);
@@ -262,28 +263,33 @@ DEVICE int solve_problem(const Places &at, const Problem &given, const Tables &t
     for (int s = 0; s < seats; s++) right[s] = -(course.slope[s] + right[s]);
     renew(table, seat, total, turn >= 0, right);
     factorize_all(seat, total, right);
-    if (warm_started && turn == -2) {
-      float energy = 0;
-#pragma unroll
-      for (int s = 0; s < seats; s++) energy += 0.5f * right[s] * right[s];
-      near.excess = sum(energy);
-      near.distance = near.excess + mismatch(given, table, known, near.any);
-      bring_stages(given, table);
-      plan(of, table, nullptr);
-      slope_of_plan(of, table, seat, course.slope);
-      ask_for_hessian(table);
-      arrive();
-      continue;
-    }
-    step_of(table, seat, total, places, turn >= 0, right, step, status);
+    bool warm = warm_started && turn == -2, any = false;
+    if (!warm) step_of(table, seat, total, places, turn >= 0, right, step, status);
     if (turn >= 0) {
       if (move_condensed(at, given, table, seat, total, places, step, course, status)) continue;
       sort_sides(table);
       return turn + 1;
     }
+    float excess = 0, distance = 0;
+    if (warm) {
+#pragma unroll
+      for (int s = 0; s < seats; s++) excess += 0.5f * right[s] * right[s];
+      excess = sum(excess);
+      distance = excess + mismatch(given, table, known, any);
+    }
     bring_stages(given, table);
-    start_condensed(at, of, table, seat, places, step, u_near, known, near, course, status, largest);
-    if (!solvable) break;
+    if (!warm) take_step(of, table, seat, step);
+    Survey found = survey(at, of, table);
+    if (warm && !(any && distance <= found.energy)) {  // true for what is not a number
+      plan(of, table, nullptr);
+      slope_of_plan(of, table, seat, course.slope);
+    } else {
+      largest = found.largest;
+      start(of, table, found, known, warm, distance, excess, status);
+      set_out(of, table, seat, places, found, course);
+      if (!solvable) break;
+      turn = -1;
+    }
     ask_for_hessian(table);
     arrive();
   }

@@ -1,4 +1,4 @@
-// Where `pimpc.interior_point` starts: the unconstrained optimum, or a warm start that is nearer to the optimum, with
+// Where `pimpc.interior_point` starts: the unconstrained optimum, or a warm start that is near enough to the optimum, with
 // centred slacks and forces (see `pimpc.centring`).
 
 // How far a unit of force moves a side, inputs yielding as the Hessian's diagonal says: Work::u.
@@ -200,27 +200,13 @@ DEVICE void plan(const Problem &of, const Tables &table, const float *u) {
   roll_out(of, table.point());
 }
 
-// How far a warm start is from the optimum, and whether there is one.
-struct Near {
-  bool any;
-  float excess, distance;
-};
-
-// From the unconstrained optimum to the first iterate; returns what is known of its plan.
-DEVICE Survey start(const Places &at, const Problem &of, const Tables &table, const float *u_near, const Multipliers &known,
-                    const Near &near, Status &status, float &largest) {
-  Survey found = survey(at, of, table);
-  largest = found.largest;
-  float error = start_share * found.energy;
-  bool warm = warm_started && near.any && near.distance <= trust * error;  // false for what is not a number
-  if (warm) {
-    plan(of, table, u_near);
-    found = survey(at, of, table);
-    error = near.distance;
-  }
+// From a plan to the first iterate: the unconstrained optimum, or a warm start, which is `distance` away from the optimum,
+// `excess` of it by its gradient.
+DEVICE void start(const Problem &of, const Tables &table, const Survey &found, const Multipliers &known, bool warm,
+                  float distance, float excess, Status &status) {
   status.least = found.least;
-  float mu = fmaxf(error, 0.1f * tolerance * found.scale) / status.count + TINY;
-  float root = sqrtf(warm ? near.excess : 0) + sqrtf(centre_all(of, table, known, warm, mu));
+  float error = start_share * (warm ? distance : found.energy);
+  float mu = fmaxf(error, 0.3f * tolerance * found.scale) / status.count + TINY;
+  float root = sqrtf(warm ? excess : 0) + sqrtf(centre_all(of, table, known, warm, mu));
   status.unbalanced = root * root;
-  return found;
 }
