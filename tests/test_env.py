@@ -89,6 +89,21 @@ def test_the_mpc_runs_when_it_is_due(step, start):
     assert ages == [0, 1, 0, 1]  # the first step is the first solve
 
 
+def test_a_solve_starts_from_the_one_before(step, after):
+    """Two control steps later: the first solve had nothing to start from."""
+    waiting = step(after, jnp.zeros((B, 29)))
+    first, second = (s.info["task"].guidance for s in (after, step(waiting, jnp.zeros((B, 29)))))
+    assert second.solved.all() and not second.age.any()
+    assert second.iterations.mean() <= 0.85 * first.iterations.mean()
+
+
+def test_solves_far_apart_or_by_other_methods_start_from_nothing():
+    dt, stage = 0.02, GuidanceConfig().centroidal.dt
+    assert [GuidanceConfig(every=k).starts_warm(dt) for k in (1, 3, 4, 10)] == [k * dt <= stage for k in (1, 3, 4, 10)]
+    assert not GuidanceConfig(admm_iterations=200).starts_warm(dt)
+    assert not GuidanceConfig(optimize=False).starts_warm(dt)
+
+
 def test_a_fall_ends_the_episode_of_one_robot_only(step, start, after):
     fallen_qpos = start.pipeline_state.qpos.at[0, 3:7].set(jnp.array([0.5**0.5, 0.0, 0.5**0.5, 0.0]))
     state = step(start.replace(pipeline_state=start.pipeline_state.replace(qpos=fallen_qpos)), jnp.zeros((B, 29)))
