@@ -180,6 +180,7 @@ def _start(
     size = jnp.max(jnp.abs(u), axis=0)
 
     at = values(problem, x, u)
+    # A barrier below what the tolerance asks for would only cost digits.
     error = jnp.maximum(method.start * error, 0.3 * method.tolerance * cost_scale(problem, x, u))
     mu = error / rows.count + jnp.finfo(u.dtype).tiny
     below = centre(rows.below, at - rows.lower, -dual, mu, rows.compliance)
