@@ -105,9 +105,10 @@ class Chromium:
         result = self.call("Runtime.evaluate", expression=script)
         assert "exceptionDetails" not in result, f"no button {label!r}"
 
-    def dismiss(self):
-        """Closes what lies over the page: viser complains when there is no GPU to draw with."""
-        self.evaluate("document.querySelectorAll('[role=alert] button').forEach(b => b.click())")
+    def hide_notices(self):
+        """Nothing lies over the page any more: viser complains, sooner or later, when there is no GPU to draw with."""
+        style = "document.head.appendChild(document.createElement('style')).textContent"
+        self.evaluate(f"{style} = '[role=alert] {{ display: none }}'")
 
     def screenshot(self, path=None):
         """The page as (height, width, 3) bytes; and a PNG, if a path is given."""

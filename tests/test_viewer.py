@@ -56,7 +56,7 @@ def stage(tmp_path_factory):
 def chromium(stage):
     browser = Chromium(stage.page.url, SIZE)
     browser.wait_for_text("STOP")
-    browser.dismiss()
+    browser.hide_notices()
     yield browser
     browser.close()
 
@@ -383,7 +383,7 @@ def test_a_walk_with_its_plan_is_a_picture():
         page.show(**fields)
         time.sleep(0.04)
     text = browser.wait_for_text("MPC solved")
-    browser.dismiss()
+    browser.hide_notices()
     origin, ahead = shown["qpos"][:2], shown["com_path"][8]
 
     def in_sight(image):
