@@ -135,6 +135,11 @@ def init(config: GuidanceConfig, gait: GaitConfig, inputs: PlanInputs, dt: float
     )
 
 
+def forget(fresh: GuidanceState, ended: GuidanceState) -> GuidanceState:
+    """A fresh episode's memory in the place of an ended one's: invalid slots keep their numbers, which nobody reads."""
+    return dataclasses.replace(fresh, slots=ended.slots)
+
+
 def solve(
     config: GuidanceConfig, gait: GaitConfig, inputs: PlanInputs, previous: GuidanceState, dt: float
 ) -> GuidanceState:

@@ -75,20 +75,30 @@ def apply_params(model: mjx.Model, robot: RobotModel, params: ModelParams) -> mj
     Returns:
         The model with these parameters.
     """
-    feet = np.concatenate(robot.foot_geom_ids)
+    # By masks: a GPU fills a scatter's result first and then scatters, and fuses neither with anything.
+    slides = np.zeros(robot.mj_model.geom_friction.shape, bool)
+    slides[np.concatenate(robot.foot_geom_ids), 0] = True
+    actuator = np.full(robot.mj_model.nv, -1)
+    actuator[robot.dof_adr] = np.arange(robot.mj_model.nu)
     changed = model.tree_replace(
         {
-            "geom_friction": model.geom_friction.at[feet, 0].set(params.foot_friction),
+            "geom_friction": jnp.where(slides, params.foot_friction, model.geom_friction),
             "body_mass": params.body_mass,
             "body_subtreemass": _subtree_sum(robot, params.body_mass),
             "body_inertia": params.body_inertia,
             "body_ipos": params.body_ipos,
-            "actuator_gainprm": model.actuator_gainprm.at[:, 0].set(params.kp),
-            "actuator_biasprm": model.actuator_biasprm.at[:, 1].set(-params.kp).at[:, 2].set(-params.kd),
-            "dof_armature": model.dof_armature.at[robot.dof_adr].set(params.armature),
+            "actuator_gainprm": _with_columns(model.actuator_gainprm, {0: params.kp}),
+            "actuator_biasprm": _with_columns(model.actuator_biasprm, {1: -params.kp, 2: -params.kd}),
+            "dof_armature": jnp.where(actuator >= 0, params.armature[actuator], model.dof_armature),
         }
     )
     return cast(mjx.Model, changed)
+
+
+def _with_columns(matrix: Float[Array, "nu n"], columns: dict[int, Float[Array, " nu"]]) -> Float[Array, "nu n"]:
+    for at, column in columns.items():
+        matrix = jnp.where(np.arange(matrix.shape[1]) == at, column[:, None], matrix)
+    return matrix
 
 
 def _subtree_sum(robot: RobotModel, body_mass: Float[Array, " nbody"]) -> Float[Array, " nbody"]:
@@ -230,6 +240,8 @@ def _advance_warp(
     Warp replays a captured CUDA graph when it finds its buffers at the addresses of an earlier call, and captures anew
     when it does not; inside one compiled loop the addresses stay.
     """
+    # The model's uniform arrays, if XLA knew their values, a GPU would fill anew in each physics step.
+    model = jax.lax.optimization_barrier(model)
     data = jax.lax.fori_loop(0, num_substeps, lambda _, data: mjx.step(model, data), _load(template, state))
     return _save(data), data.sensordata
 

@@ -70,34 +70,30 @@ def by_precedence(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (_PRECEDENCE.index(name.split(" '")[0]), name))
 
 
-def first_env(bad: Mapping[str, Bool[Array, " B"]]) -> tuple[Bool[Array, ""], Int[Array, ""]]:
-    """Whether anything was bad in a step, and the first environment of the first thing that was."""
-    flags = jnp.stack([bad[name] for name in by_precedence(bad)])
-    any_env = jnp.any(flags, axis=1)
-    return jnp.any(any_env), jnp.argmax(flags[jnp.argmax(any_env)])
+def first_env(bad: Bool[Array, "K B"]) -> Int[Array, ""]:
+    """The first environment of the first thing that was bad in a step, if anything was."""
+    return jnp.argmax(bad[jnp.argmax(jnp.any(bad, axis=1))])
 
 
-def watch(
-    evidence: Evidence, bad: Mapping[str, Bool[Array, " B"]], step: Int[Array, ""], state: Any, action: Array
-) -> Evidence:
+def watch(evidence: Evidence, bad: Bool[Array, "K B"], step: Int[Array, ""], state: Any, action: Array) -> Evidence:
     """Keeps the first bad environment of an unroll.
 
     By a condition: on a GPU its host asks in every step, which takes less than to copy a hundred arrays for nothing.
 
     Args:
         evidence: So far.
-        bad: Where something was not finite in this step, by name.
+        bad: Where something was not finite in this step, causes before effects.
         step: Of the unroll.
         state: Of the environments, before the step.
         action: Applied in the step.
     """
-    any_bad, env = first_env(bad)
 
     def take() -> Evidence:
+        env = first_env(bad)
         row, taken = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, env, 1), (state, action))
         return Evidence(jnp.ones(1, bool), env[None], step[None], row, taken)
 
-    return jax.lax.cond(any_bad & ~evidence.found[0], take, lambda: evidence)
+    return jax.lax.cond(jnp.any(bad) & ~evidence.found[0], take, lambda: evidence)
 
 
 def no_evidence(state: Any, action: Any) -> Evidence:

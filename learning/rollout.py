@@ -12,7 +12,7 @@ from brax.training.agents.ppo import networks as ppo_networks
 from brax.training.types import Transition
 from jaxtyping import Array, Bool, Float
 
-from learning.health import REWARD_TERM, Evidence, no_evidence, watch
+from learning.health import REWARD_TERM, Evidence, by_precedence, no_evidence, watch
 from learning.networks import AgentParams
 from learning.types import Env, strip_weak_types
 
@@ -166,7 +166,8 @@ def unroll(
     def body(carry: tuple[Any, EpisodeStatistics, Evidence], x: tuple[jax.Array, jax.Array]) -> tuple[Any, Any]:
         (env_state, episodes, evidence), (key, index) = carry, x
         after, transition = step(params, env_state, key)
-        bad = _bad_values(transition, after.metrics, num_envs)
+        found = _bad_values(transition, after.metrics, num_envs)
+        bad = jnp.stack([found[name] for name in by_precedence(found)])
         evidence = watch(evidence, bad, index, env_state, transition.action)
         next_value = networks.value_network.apply(params.normalizer, params.value, transition.next_observation)
         metrics = {**after.metrics, "train/reward": transition.reward}
@@ -175,11 +176,16 @@ def unroll(
         kept = kept._replace(action=(), next_observation=())
         return (after, episodes, evidence), (kept, metrics, bad)
 
-    shape = jax.eval_shape(lambda: step(params, env_state, key)[1].action)
+    def first() -> tuple[Array, dict[str, Array]]:
+        after, transition = step(params, env_state, key)
+        return transition.action, _bad_values(transition, after.metrics, num_envs)
+
+    action, names = jax.eval_shape(first)
     (env_state, episodes, evidence), (transitions, metrics, bad) = jax.lax.scan(
-        body, (env_state, episodes, no_evidence(env_state, shape)), (jax.random.split(key, length), jnp.arange(length))
+        body, (env_state, episodes, no_evidence(env_state, action)), (jax.random.split(key, length), jnp.arange(length))
     )
     last = jax.tree.map(lambda x: x[None], env_state.obs)
     # Not in the loop: a GPU computes a mean over robots in one corner of itself, step after step.
     mean_metrics = {name: jnp.mean(value) for name, value in metrics.items()}
+    bad = {name: bad[:, i] for i, name in enumerate(by_precedence(names))}
     return Unroll(env_state, episodes, transitions._replace(next_observation=last), mean_metrics, bad, evidence)

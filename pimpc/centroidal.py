@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from pimpc import cones
-from pimpc.footholds import FootholdConfig, command_path, plan_contacts, rotation_2d
+from pimpc.footholds import FootholdConfig, command_path, plan_contacts, rotate_2d
 from pimpc.gait import GaitConfig
 from pimpc.plan import GRAVITY, CentroidalModel, CentroidalState, ContactPlan, Plan, assemble_plan
 from pimpc.problem import LTVProblem, Structure
@@ -74,11 +74,12 @@ def discretise(
     eye = jnp.eye(3)
     A = jnp.eye(9).at[:3, 3:6].set(dt / mass * eye)
     e = jnp.zeros(9).at[2].set(-0.5 * dt**2 * GRAVITY).at[5].set(-mass * dt * GRAVITY)
-    linear = jnp.broadcast_to(eye, (stages, 2, 3, 3))
-    force = jnp.concatenate([dt**2 / (2 * mass) * linear, dt * linear, dt * cross_matrix(arm)], -2)
-    moment = jnp.concatenate([jnp.zeros((stages, 2, 6, 3)), dt * linear], -2)
-    columns = jnp.where(stance[..., None, None], jnp.concatenate([force, moment], -1), 0.0)  # (N, foot, 9, 6)
-    B = jnp.moveaxis(columns, 1, 2).reshape(stages, 9, 12)
+    by_force, by_moment = jnp.concatenate([dt**2 / (2 * mass) * eye, dt * eye]), jnp.zeros((6, 3))
+    linear = jnp.concatenate([by_force, by_moment], -1)[:, None]  # of c and l, for each foot the same
+    turn = jnp.moveaxis(dt * cross_matrix(arm), 1, 2)  # (N, 3, foot, 3)
+    angular = jnp.concatenate([turn, jnp.broadcast_to(dt * eye[:, None], turn.shape)], -1)
+    rows = jnp.concatenate([jnp.broadcast_to(linear, (stages, 6, 2, 6)), angular], 1)
+    B = jnp.where(stance[:, None, :, None], rows, 0.0).reshape(stages, 9, 12)
     return jnp.broadcast_to(A, (stages, 9, 9)), B, jnp.broadcast_to(e, (stages, 9))
 
 
@@ -98,7 +99,7 @@ def reference(
     t = config.dt * jnp.arange(1, config.horizon + 1)
     command = jnp.where(moving, command, 0.0)
     displacement, yaw = command_path(state.yaw, command, t)
-    velocity = rotation_2d(yaw) @ command[:2]
+    velocity = rotate_2d(yaw, command[:2])
     support = jnp.mean(_sole_middles(model, contacts.p_world_foothold[-1], contacts.R_world_foothold[-1]), 0)
     xy = jnp.where(moving, state.p_world_com[:2] + displacement, support[:2])
     height = jnp.full((config.horizon, 1), state.ground_height + model.com_height)
@@ -130,7 +131,7 @@ def predicted_path(
     displacement, _ = command_path(state.yaw, command, t)
     tau = jnp.sqrt(model.com_height / GRAVITY)
     decay = jnp.exp(-t / tau)[:, None]
-    velocity_error = state.linear_momentum[:2] / model.mass - rotation_2d(state.yaw) @ command[:2]
+    velocity_error = state.linear_momentum[:2] / model.mass - rotate_2d(state.yaw, command[:2])
     xy = state.p_world_com[:2] + displacement + tau * (1 - decay) * velocity_error
     nominal = state.ground_height + model.com_height
     return jnp.concatenate([xy, nominal + decay * (state.p_world_com[2] - nominal)], -1)

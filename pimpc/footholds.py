@@ -37,16 +37,18 @@ class FootholdConfig:
     max_shift: float = 0.6  # of the CoM height: longest ½ T_stance v + k Δv
 
 
-def rotation_2d(yaw: Float[Array, "..."]) -> Float[Array, "... 2 2"]:
-    """World from yaw frame, horizontal components."""
+def rotate_2d(yaw: Float[Array, "..."], v: Float[Array, "... 2"]) -> Float[Array, "... 2"]:
+    """Horizontal components in the world of a vector given in the yaw frame."""
     c, s = jnp.cos(yaw), jnp.sin(yaw)
-    return jnp.stack([jnp.stack([c, -s], -1), jnp.stack([s, c], -1)], -2)
+    return jnp.stack([c * v[..., 0] - s * v[..., 1], s * v[..., 0] + c * v[..., 1]], -1)
 
 
 def rotation_z(yaw: Float[Array, "..."]) -> Float[Array, "... 3 3"]:
     """World from yaw frame."""
-    planar = rotation_2d(yaw)
-    return jnp.zeros((*planar.shape[:-2], 3, 3)).at[..., :2, :2].set(planar).at[..., 2, 2].set(1.0)
+    c, s = jnp.cos(yaw), jnp.sin(yaw)
+    zero, one = jnp.zeros_like(c), jnp.ones_like(c)
+    rows = [c, -s, zero], [s, c, zero], [zero, zero, one]
+    return jnp.stack([jnp.stack(row, -1) for row in rows], -2)
 
 
 def command_path(
@@ -62,7 +64,7 @@ def command_path(
     turn = command[2] * t
     # The chord of an arc of angle `turn` has length v t sinc(turn / 2) and points to its middle heading.
     chord = t * jnp.sinc(turn / (2 * jnp.pi))
-    return chord[..., None] * (rotation_2d(yaw + turn / 2) @ command[:2]), yaw + turn
+    return chord[..., None] * rotate_2d(yaw + turn / 2, command[:2]), yaw + turn
 
 
 def lateral_sway(
@@ -94,10 +96,9 @@ def _velocity_shift(
     offsets: Float[Array, "2 2"],
 ) -> Float[Array, "2"]:
     """The feedback k Δv, m, world; the sway of the gait itself is no error."""
-    R_world_yaw = rotation_2d(state.yaw)
     sway = config.sway * lateral_sway(phase, gait, offsets[0, 1] - offsets[1, 1], model.com_height)
     v_yaw_normal = command[:2] + jnp.stack([jnp.zeros_like(sway), sway])
-    error = state.linear_momentum[:2] / model.mass - R_world_yaw @ v_yaw_normal
+    error = state.linear_momentum[:2] / model.mass - rotate_2d(state.yaw, v_yaw_normal)
     return config.velocity_gain * jnp.sqrt(model.com_height / GRAVITY) * error
 
 
@@ -158,10 +159,9 @@ def plan_contacts(
 
     def raibert(foot: Int[Array, "2"], t: Float[Array, "N 2"]) -> Float[Array, "N 2 2"]:
         moved, yaw = command_path(state.yaw, command, t)
-        R_world_yaw = rotation_2d(yaw)
-        stride = R_world_yaw @ (gait.duty_factor * gait.period / 2 * command[:2]) + shift
+        stride = rotate_2d(yaw, gait.duty_factor * gait.period / 2 * command[:2]) + shift
         stride = _clip_norm(stride, config.max_shift * model.com_height)
-        return state.p_world_com[:2] + moved + jnp.einsum("nfij,fj->nfi", R_world_yaw, offsets[foot]) + stride
+        return state.p_world_com[:2] + moved + rotate_2d(yaw, offsets[foot]) + stride
 
     measured = state.p_world_foot[:, :2]
     target = raibert(own, time)
@@ -203,6 +203,6 @@ def _separate(
 
     The other foot is itself only ever moved outwards, away from this one, so a single pass suffices.
     """
-    outward = rotation_2d(yaw)[..., :, 1] * jnp.asarray(_SIDE)[:, None]
+    outward = rotate_2d(yaw, jnp.array([0.0, 1.0])) * jnp.asarray(_SIDE)[:, None]
     clearance = jnp.sum(outward * (target - other), -1)
     return target + jnp.maximum(separation - clearance, 0.0)[..., None] * outward
