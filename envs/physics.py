@@ -240,8 +240,6 @@ def _advance_warp(
     Warp replays a captured CUDA graph when it finds its buffers at the addresses of an earlier call, and captures anew
     when it does not; inside one compiled loop the addresses stay.
     """
-    # The model's uniform arrays, if XLA knew their values, a GPU would fill anew in each physics step.
-    model = jax.lax.optimization_barrier(model)
     data = jax.lax.fori_loop(0, num_substeps, lambda _, data: mjx.step(model, data), _load(template, state))
     return _save(data), data.sensordata
 
