@@ -135,8 +135,11 @@ def init(config: GuidanceConfig, gait: GaitConfig, inputs: PlanInputs, dt: float
     )
 
 
-def forget(fresh: GuidanceState, ended: GuidanceState) -> GuidanceState:
-    """A fresh episode's memory in the place of an ended one's: invalid slots keep their numbers, which nobody reads."""
+def keep_slots(fresh: GuidanceState, ended: GuidanceState) -> GuidanceState:
+    """A fresh episode's memory in the place of an ended one's, whose landmarks stay where they are, marked as invalid.
+
+    To clear them would write the slots of all robots in every step, for the few whose episode ends.
+    """
     return dataclasses.replace(fresh, slots=ended.slots)
 
 

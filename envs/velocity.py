@@ -224,7 +224,7 @@ class VelocityEnv:
         fresh_task = jax.vmap(self.one.start)(keys[:, 1], task.params, task.encoder_bias, task.home, fresh_kin, walk)
         fresh_contacts = jax.tree.map(jnp.zeros_like, contacts)
         if task.guidance is not None and fresh_task.guidance is not None:
-            fresh_task = fresh_task.replace(guidance=mpc.forget(fresh_task.guidance, task.guidance))
+            fresh_task = fresh_task.replace(guidance=mpc.keep_slots(fresh_task.guidance, task.guidance))
         old = (task.replace(key=keys[:, 2]), physics, kin, contacts)
         return _select(done, (fresh_task, fresh_physics, fresh_kin, fresh_contacts), old)
 

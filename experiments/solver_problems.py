@@ -98,10 +98,8 @@ def _read(data: Path, name: str) -> tuple[pimpc.LTVProblem, dict[str, np.ndarray
         arrays = {key: np.asarray(file[key], float) for key in file}
     names = {field.name for field in dataclasses.fields(pimpc.LTVProblem)}
     fields: dict[str, Any] = {name: value for name, value in arrays.items() if name in names}
-    pinned = arrays["u_min"] == arrays["u_max"]  # of a swinging foot, one in all of a file; others have no bounds
-    free = int(np.max(np.sum(~pinned, axis=(1, 2))))
-    structure = pimpc.Structure(blocks=FEET, pins_only=True, most_free=free)
-    return pimpc.LTVProblem(**fields, structure=structure), arrays
+    free = int(np.max(np.sum(arrays["u_min"] != arrays["u_max"], axis=(1, 2))))  # the same foot swings in all of a file
+    return pimpc.LTVProblem(**fields, structure=pimpc.Structure(blocks=FEET, most_free=free)), arrays
 
 
 def repeat_in_time(problem: pimpc.LTVProblem, N: int) -> pimpc.LTVProblem:

@@ -163,11 +163,18 @@ def unroll(
     """
     num_envs = env_state.reward.shape[0]
 
+    def first() -> tuple[Array, dict[str, Array]]:
+        after, transition = step(params, env_state, key)
+        return transition.action, _bad_values(transition, after.metrics, num_envs)
+
+    action, flags = jax.eval_shape(first)
+    names = by_precedence(flags)
+
     def body(carry: tuple[Any, EpisodeStatistics, Evidence], x: tuple[jax.Array, jax.Array]) -> tuple[Any, Any]:
         (env_state, episodes, evidence), (key, index) = carry, x
         after, transition = step(params, env_state, key)
-        found = _bad_values(transition, after.metrics, num_envs)
-        bad = jnp.stack([found[name] for name in by_precedence(found)])
+        flags = _bad_values(transition, after.metrics, num_envs)
+        bad = jnp.stack([flags[name] for name in names])
         evidence = watch(evidence, bad, index, env_state, transition.action)
         next_value = networks.value_network.apply(params.normalizer, params.value, transition.next_observation)
         metrics = {**after.metrics, "train/reward": transition.reward}
@@ -176,16 +183,11 @@ def unroll(
         kept = kept._replace(action=(), next_observation=())
         return (after, episodes, evidence), (kept, metrics, bad)
 
-    def first() -> tuple[Array, dict[str, Array]]:
-        after, transition = step(params, env_state, key)
-        return transition.action, _bad_values(transition, after.metrics, num_envs)
-
-    action, names = jax.eval_shape(first)
     (env_state, episodes, evidence), (transitions, metrics, bad) = jax.lax.scan(
         body, (env_state, episodes, no_evidence(env_state, action)), (jax.random.split(key, length), jnp.arange(length))
     )
     last = jax.tree.map(lambda x: x[None], env_state.obs)
     # Not in the loop: a GPU computes a mean over robots in one corner of itself, step after step.
     mean_metrics = {name: jnp.mean(value) for name, value in metrics.items()}
-    bad = {name: bad[:, i] for i, name in enumerate(by_precedence(names))}
+    bad = {name: bad[:, i] for i, name in enumerate(names)}
     return Unroll(env_state, episodes, transitions._replace(next_observation=last), mean_metrics, bad, evidence)

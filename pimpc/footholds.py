@@ -38,7 +38,7 @@ class FootholdConfig:
 
 
 def rotate_2d(yaw: Float[Array, "..."], v: Float[Array, "... 2"]) -> Float[Array, "... 2"]:
-    """Horizontal components in the world of a vector given in the yaw frame."""
+    """Horizontal components in the world of vectors given in the yaw frame, against which `yaw` broadcasts."""
     c, s = jnp.cos(yaw), jnp.sin(yaw)
     return jnp.stack([c * v[..., 0] - s * v[..., 1], s * v[..., 0] + c * v[..., 1]], -1)
 

@@ -25,9 +25,9 @@ def _where_guided(ctx: Context, value: Scalar) -> Scalar:
 
 def _spin(inertia: Float[Array, "3 3"], angular_momentum: Float[Array, "L 3"]) -> Float[Array, "L 3"]:
     """I⁻¹ k by Cramer's rule: a batch of tiny factorizations takes a GPU ten kernels."""
-    a, b, c = inertia  # symmetric
-    minors = jnp.stack([jnp.cross(b, c), jnp.cross(c, a), jnp.cross(a, b)])
-    return jnp.sum(angular_momentum[:, None] * minors, axis=-1) / jnp.sum(a * minors[0])
+    a, b, c = inertia
+    adjugate = jnp.stack([jnp.cross(b, c), jnp.cross(c, a), jnp.cross(a, b)], axis=1)
+    return jnp.sum(adjugate * angular_momentum[:, None], axis=-1) / jnp.sum(a * adjugate[:, 0])
 
 
 def mpc_com(ctx: Context, scale: float) -> Scalar:

@@ -20,6 +20,11 @@ from experiments.solver_programs import condensed_programs, make_stages, restore
 from experiments.solver_records import Records, load_points, table
 
 
+def test_what_is_declared_of_the_problems_is_true():
+    pimpc.validate(load(10).problem)
+    pimpc.validate(load(12).problem)
+
+
 def test_the_recorded_optimum_is_accurate_and_a_perturbed_one_is_not():
     problems = load(10)
     everything, solved = np.arange(problems.count), np.ones(problems.count, bool)

@@ -226,6 +226,17 @@ def test_landmarks_are_past_predictions_for_the_present(every):
     assert max(seen) == len(offsets)
 
 
+def test_an_episode_hears_nothing_of_the_one_before_it():
+    config, dt = GuidanceConfig(), 0.02
+    ended = dataclasses.replace(empty(config, dt), slots_valid=jnp.ones_like(empty(config, dt).slots_valid))
+    fresh = dataclasses.replace(empty(config, dt), slots=jnp.zeros_like(ended.slots))
+    both = [fresh, mpc.keep_slots(fresh, ended)]
+    for tick in range(17, 80):
+        both = [mpc.remember(config, state, jnp.array(tick), dt) for state in both]
+        alone, after = (mpc.recall(config, state, jnp.array(tick + 1), dt) for state in both)
+        jax.tree.map(np.testing.assert_array_equal, after, alone)
+
+
 def test_the_mean_error_keeps_an_offset_and_leaves_out_the_sway(env, start):
     """A robot that is 0.2 m/s and 0.3 rad/s off, and sways by as much at the frequency of its gait."""
     task = jax.tree.map(lambda leaf: leaf[0], start.info["task"])

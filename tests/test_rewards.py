@@ -132,6 +132,10 @@ def test_mpc_terms_at_analytic_states():
     planned = with_plan(turning, angular_momentum=jnp.tile(jnp.array([0.0, 0.0, 0.5]), (L, 1)))
     assert float(guidance.mpc_ang_vel(planned, scale=2.0)) == pytest.approx(1.0, rel=1e-5)  # I_zz ω = k̂
     assert float(guidance.mpc_ang_mom(planned)) == pytest.approx(0.25, rel=1e-5)
+    inertia = jnp.array([[3.0, 0.4, -0.2], [0.4, 2.5, 0.3], [-0.2, 0.3, 0.5]])
+    tumbling = make_context(inertia=inertia, w_world=jnp.array([0.3, -0.2, 1.0]))
+    planned_too = with_plan(tumbling, angular_momentum=jnp.tile(inertia @ tumbling.w_world, (L, 1)))
+    assert float(guidance.mpc_ang_vel(planned_too, scale=1e6)) == pytest.approx(1.0, rel=1e-5)
     swing = make_context(scheduled_stance=jnp.array([True, False]))  # the right foot hangs 0.3 m behind its target
     assert float(guidance.mpc_foot(swing, sigma=0.3)) == pytest.approx(np.exp(-1.0), rel=1e-5)
     unloaded = make_context(f_world_foot=jnp.zeros((2, 3)))
