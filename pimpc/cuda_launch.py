@@ -6,6 +6,7 @@ The launcher is the one that jaxlib has for Triton's kernels: it takes any kerne
 import ctypes
 import functools
 import importlib.util
+import re
 import zlib
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import jax
 from jaxtyping import Array
 
 _TARGET = "triton_kernel_call_ffi"
+_PTX = 8, 8  # enough for all devices up to compute capability 12.1
 
 
 def launch(
@@ -64,7 +66,19 @@ def compile_ptx(source: str, capability: int) -> str:
         raise RuntimeError(f"The GPU kernels did not compile: {_read(compiler, program, 'ProgramLog')}")
     ptx = _read(compiler, program, "PTX")
     compiler.nvrtcDestroyProgram(ctypes.byref(program))
-    return ptx
+    return for_older_assemblers(ptx)
+
+
+def for_older_assemblers(ptx: str) -> str:
+    """Says that the text is PTX 8.8 (CUDA 12.9), if it says that it is newer.
+
+    XLA assembles the text of such calls by the first `ptxas` that it finds, which may be older than the compiler, and
+    takes no text of a newer version, whatever is in it.
+    """
+    version = re.search(r"(?m)^\.version (\d+)\.(\d+)", ptx)
+    if version is None or (int(version[1]), int(version[2])) <= _PTX:
+        return ptx
+    return f"{ptx[: version.start()]}.version {_PTX[0]}.{_PTX[1]}{ptx[version.end() :]}"
 
 
 def _read(compiler: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> str:
