@@ -80,10 +80,10 @@ def validate(problem: LTVProblem) -> None:
 def finite(problem: LTVProblem) -> Bool[Array, ""]:
     """Whether all numbers that must be finite are, and no bound is NaN or excludes every number."""
     data = problem.A, problem.B, problem.e, problem.x0, problem.u_prev, problem.x_ref, problem.u_ref, problem.G
-    checks = [jnp.all(jnp.isfinite(v)) for v in (*data, problem.Q, problem.R, problem.S) if v is not None]
-    checks += [jnp.all(v > -jnp.inf) for v in (problem.h, problem.u_max, problem.x_max) if v is not None]
-    checks += [jnp.all(v < jnp.inf) for v in (problem.u_min, problem.x_min) if v is not None]
-    return jnp.all(jnp.stack(checks))
+    checks = [jnp.isfinite(v) for v in (*data, problem.Q, problem.R, problem.S) if v is not None]
+    checks += [v > -jnp.inf for v in (problem.h, problem.u_max, problem.x_max) if v is not None]
+    checks += [v < jnp.inf for v in (problem.u_min, problem.x_min) if v is not None]
+    return jnp.all(jnp.concatenate([check.ravel() for check in checks]))  # which a GPU does in one kernel
 
 
 def _present(problem: LTVProblem) -> dict[str, Array]:
