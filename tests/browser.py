@@ -60,7 +60,7 @@ class Chromium:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.call("Page.navigate", url=url)
 
-    def call(self, method, timeout=60.0, **parameters):
+    def call(self, method, timeout=20.0, **parameters):
         """One command, and its result."""
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
@@ -89,7 +89,7 @@ class Chromium:
         """All text that can be read."""
         return self.evaluate("document.body ? document.body.innerText : ''") or ""
 
-    def wait_for_text(self, pattern, seconds=60.0):
+    def wait_for_text(self, pattern, seconds=15.0):
         """Waits until the page's text matches; returns it."""
         return _wait_for(
             lambda: self.text() if re.search(pattern, self.text()) else None,
@@ -112,7 +112,7 @@ class Chromium:
 
     def screenshot(self, path=None):
         """The page as (height, width, 3) bytes; and a PNG, if a path is given."""
-        data = base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
+        data = base64.b64decode(self.call("Page.captureScreenshot", format="png", timeout=30.0)["data"])
         image = Image.open(io.BytesIO(data)).convert("RGB")
         if path is not None:
             image.save(path, optimize=True)
@@ -131,7 +131,7 @@ class Chromium:
         self._stack.close()
 
 
-def _wait_for(condition, complaint, seconds=60.0):
+def _wait_for(condition, complaint, seconds=20.0):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         found = condition()

@@ -95,7 +95,7 @@ def press(stage, browser, label, name):
     """Clicks, and waits until the loop's side knows."""
     before = int(stage.page.orders[name][0])
     browser.click(label)
-    end = time.monotonic() + 30.0
+    end = time.monotonic() + 5.0
     while stage.page.orders[name][0] == before:
         assert time.monotonic() < end, f"nobody heard of {label}"
         time.sleep(0.01)
@@ -205,7 +205,7 @@ def test_a_closed_browser_is_a_stop(stage, chromium):
     stage.page.orders["command"][0] = (0.5, 0.0, 0.0)
     assert np.allclose(operator.poll(0.1)[0], (0.15, 0.0, 0.0))  # limited to 1.5 m/s²
     chromium.close()
-    end = time.monotonic() + 30.0
+    end = time.monotonic() + 5.0
     while stage.page.watched and time.monotonic() < end:
         time.sleep(0.02)
     assert operator.poll(0.2)[1] is Request.STOP
@@ -220,15 +220,15 @@ def test_a_page_that_nobody_hears_from_holds_nothing_up(stage):
     began = time.monotonic()
     stage.robot.hold(lambda: page.paused)
     assert time.monotonic() - began < 2.0
-    taken = []
+    worst = 0.0
     for _ in range(200):
         began = time.perf_counter()
         page.show(time=1.0, qpos=stage.robot.data.qpos)
-        taken.append(time.perf_counter() - began)
-    assert np.quantile(taken, 0.9) < 0.005  # s; microseconds, but for what else this machine does
+        worst = max(worst, time.perf_counter() - began)
+    assert worst < 0.02  # s; microseconds, but for what else this machine does
     assert not page.alive
     os.kill(page._process.pid, signal.SIGCONT)
-    end = time.monotonic() + 30.0
+    end = time.monotonic() + 5.0
     while not page.alive and time.monotonic() < end:
         time.sleep(0.02)
     assert page.alive
