@@ -14,7 +14,8 @@ import jax
 from jaxtyping import Array
 
 _TARGET = "triton_kernel_call_ffi"
-_PTX = 8, 8  # enough for all devices up to compute capability 12.1
+_PTX = 8, 8  # the version that is said at most, for the devices that it knows (NVIDIA's PTX ISA, release notes):
+_PTX_KNOWS = {75, 80, 86, 87, 89, 90, 100, 103, 120, 121}
 
 
 def launch(
@@ -66,11 +67,11 @@ def compile_ptx(source: str, capability: int) -> str:
         raise RuntimeError(f"The GPU kernels did not compile: {_read(compiler, program, 'ProgramLog')}")
     ptx = _read(compiler, program, "PTX")
     compiler.nvrtcDestroyProgram(ctypes.byref(program))
-    return for_older_assemblers(ptx)
+    return for_older_assemblers(ptx) if capability in _PTX_KNOWS else ptx
 
 
 def for_older_assemblers(ptx: str) -> str:
-    """Says that the text is PTX 8.8 (CUDA 12.9), if it says that it is newer.
+    """Says that a text is PTX 8.8 (CUDA 12.9), if it says that it is newer.
 
     XLA assembles the text of such calls by the first `ptxas` that it finds, which may be older than the compiler, and
     takes no text of a newer version, whatever is in it.

@@ -136,7 +136,10 @@ DEVICE Seat seat_of(const Tables &table, int s, int total) {
 // Copies numbers to the chip; they are there after `arrive`.
 template <int wide>
 DEVICE void bring_some(float *to, const float *from) {
-#ifdef __CUDA_ARCH__
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800  // no such copies: at once, as one of them might be
+#pragma unroll
+  for (int i = 0; i < wide; i++) to[i] = from[i];
+#elif defined(__CUDA_ARCH__)
   asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"((unsigned)__cvta_generic_to_shared(to)), "l"(from),
                "n"(4 * wide) : "memory");
 #else
@@ -153,9 +156,9 @@ DEVICE void bring(float *to, const float *from) {
 }
 
 DEVICE void arrive() {
-#ifdef __CUDA_ARCH__
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   asm volatile("cp.async.wait_all;" ::: "memory");
-#else
+#elif !defined(__CUDA_ARCH__)
   finish_copies();
 #endif
   __syncwarp();
