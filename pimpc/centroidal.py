@@ -74,12 +74,11 @@ def discretise(
     eye = jnp.eye(3)
     A = jnp.eye(9).at[:3, 3:6].set(dt / mass * eye)
     e = jnp.zeros(9).at[2].set(-0.5 * dt**2 * GRAVITY).at[5].set(-mass * dt * GRAVITY)
-    by_force, by_moment = jnp.concatenate([dt**2 / (2 * mass) * eye, dt * eye]), jnp.zeros((6, 3))
-    linear = jnp.concatenate([by_force, by_moment], -1)[:, None]  # of c and l, for each foot the same
-    turn = jnp.moveaxis(dt * cross_matrix(arm), 1, 2)  # (N, 3, foot, 3)
-    angular = jnp.concatenate([turn, jnp.broadcast_to(dt * eye[:, None], turn.shape)], -1)
-    rows = jnp.concatenate([jnp.broadcast_to(linear, (stages, 6, 2, 6)), angular], 1)
-    B = jnp.where(stance[:, None, :, None], rows, 0.0).reshape(stages, 9, 12)
+    linear = jnp.broadcast_to(eye, (stages, 2, 3, 3))
+    force = jnp.concatenate([dt**2 / (2 * mass) * linear, dt * linear, dt * cross_matrix(arm)], -2)
+    moment = jnp.concatenate([jnp.zeros((stages, 2, 6, 3)), dt * linear], -2)
+    columns = jnp.where(stance[..., None, None], jnp.concatenate([force, moment], -1), 0.0)  # (N, foot, 9, 6)
+    B = jnp.moveaxis(columns, 1, 2).reshape(stages, 9, 12)
     return jnp.broadcast_to(A, (stages, 9, 9)), B, jnp.broadcast_to(e, (stages, 9))
 
 
