@@ -52,7 +52,7 @@ def compile_cost(num_envs: int, every: tuple[int, ...], tolerance: float) -> Cal
     unguided = _run(variants.base(config))
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda run: run.learner.compiled, (*guided, unguided)))
-        parts = _compile_parts(guided[0], pool)
+        parts = [_compile_parts(run, pool) for run in guided]  # whether answers are kept differs between them
     seconds = time.monotonic() - started
     return partial(_measure, guided, unguided, parts, seconds)
 
@@ -109,7 +109,7 @@ def _learned(state: TrainState) -> Learned:
 def _measure(
     guided: list[_Run],
     unguided: _Run,
-    parts: dict[str, Callable[[TrainState], Any]],
+    parts: list[dict[str, Callable[[TrainState], Any]]],
     compile_seconds: float,
     iterations: int,
 ) -> dict[str, Any]:
@@ -117,9 +117,9 @@ def _measure(
     base = _iteration_seconds(unguided, iterations)[0]
     samples = unguided.config.ppo.samples_per_iteration
     rows = []
-    for run in guided:
+    for run, programs in zip(guided, parts, strict=True):
         seconds, state = _iteration_seconds(run, iterations)
-        each = {name: _seconds(partial(part, state)) for name, part in parts.items()}
+        each = {name: _seconds(partial(part, state)) for name, part in programs.items()}
         rows.append(
             {
                 "every": run.config.env.guidance.every,
