@@ -10,7 +10,7 @@ from pimpc.interior_point import InteriorPoint, WarmStart
 from pimpc.pi_admm import PiADMM
 from pimpc.plan import CentroidalModel, CentroidalState, ContactPlan, Plan
 from pimpc.problem import LTVProblem, Structure
-from pimpc.residuals import kkt_residuals
+from pimpc.residuals import Multipliers, kkt_residuals
 from pimpc.shift import shift
 from pimpc.solution import Solution, Status
 from pimpc.solve import solve
@@ -25,6 +25,7 @@ __all__ = [
     "GaitConfig",
     "InteriorPoint",
     "LTVProblem",
+    "Multipliers",
     "PiADMM",
     "Plan",
     "Solution",

@@ -45,6 +45,10 @@ class CentroidalConfig:
     boxes: bool = field(default=False, metadata={"static": True})  # constant bounds in place of the cones, for ablation
     footholds: FootholdConfig = field(default_factory=FootholdConfig)
 
+    def __post_init__(self) -> None:
+        if self.horizon < 1:
+            raise ValueError(f"CentroidalConfig.horizon = {self.horizon}: it counts stages, so at least 1.")
+
 
 def pack_state(state: CentroidalState) -> Float[Array, "9"]:
     """X = [c, l, k] of a measured state."""

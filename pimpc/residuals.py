@@ -9,10 +9,12 @@ With p_k the costate of x_{k+1} and λ, μ, ν the multipliers of the rows G_k, 
 feasibility, and a zero product of every multiplier with its slack.
 
 Violations are relative to the largest magnitude that the same row of G, input or state component reaches over the
-horizon, so that newtons, newton-metres and metres are hardly mixed. The other two conditions are measured by what they
-cost: for feasible inputs, the cost exceeds the optimum by at most the sum of the products |multiplier × slack| and of
-½ gᵀH⁻¹g, where g is the gradient of the Lagrangian and H the Hessian. This is the duality gap (Boyd and Vandenberghe,
-Convex Optimization, section 5.5.1), given here relative to the cost.
+horizon, or that its terms do, so that newtons, newton-metres and metres are hardly mixed. What it does not reach does
+not count: a distant reference or a bound of 1e6 for want of an infinite one would hide a violation of another bound.
+The other two conditions are measured by what they cost: for feasible inputs, the cost exceeds the optimum by at most
+the sum of the products |multiplier × slack| and of ½ gᵀH⁻¹g, where g is the gradient of the Lagrangian and H the
+Hessian. This is the duality gap (Boyd and Vandenberghe, Convex Optimization, section 5.5.1), given here relative to the
+cost.
 """
 
 import dataclasses
@@ -103,20 +105,27 @@ def costates(A: Float[Array, "N nx nx"], slope: Float[Array, "N nx"]) -> Float[A
     return p
 
 
-def _relative(value: Array, magnitudes: tuple[Array | None, ...], floor: Array | float = 0.0) -> Array:
-    """Largest entry of `value`, each column against the largest finite magnitude of that column over the horizon."""
+def _relative(value: Array, magnitudes: tuple[Array, ...], floor: Array | float = 0.0) -> Array:
+    """Largest entry of `value`, each column against the largest magnitude of that column over the horizon."""
     scale = jnp.maximum(jnp.zeros(value.shape[-1:], value.dtype), floor)
     for magnitude in magnitudes:
-        if magnitude is not None:
-            scale = jnp.maximum(scale, jnp.max(jnp.where(jnp.isfinite(magnitude), jnp.abs(magnitude), 0), axis=0))
+        scale = jnp.maximum(scale, jnp.max(jnp.abs(magnitude), axis=0))
     return jnp.max(value / jnp.maximum(scale, jnp.finfo(value.dtype).tiny), initial=0)
 
 
 def smallest_input(problem: LTVProblem, u: Float[Array, "N nu"]) -> Float[Array, ""]:
-    """A hundredth of the largest input that the problem speaks of: below it, violations count as absolute."""
-    spoken = u, problem.u_prev, problem.u_ref, problem.u_min, problem.u_max
-    sizes = [jnp.max(jnp.where(jnp.isfinite(v), jnp.abs(v), 0)) for v in spoken if v is not None]
-    return 0.01 * jnp.max(jnp.stack(sizes))
+    """A hundredth of an input that counts as large: below it, violations are absolute.
+
+    The largest that the plan reaches or the references ask for within the bounds, or the smallest bound but zero: a
+    plan may rest at zero, and a large bound may stand for none.
+    """
+    asked = jnp.concatenate([problem.u_prev[None], problem.u_ref])
+    low = -jnp.inf if problem.u_min is None else jnp.concatenate([problem.u_min[:1], problem.u_min])
+    high = jnp.inf if problem.u_max is None else jnp.concatenate([problem.u_max[:1], problem.u_max])
+    sizes = [jnp.abs(bound) for bound in (problem.u_min, problem.u_max) if bound is not None]
+    smallest = jnp.min(jnp.stack([jnp.min(jnp.where(size > 0, size, jnp.inf)) for size in sizes])) if sizes else jnp.inf
+    large = jnp.max(jnp.abs(jnp.concatenate([u, jnp.clip(asked, low, high)])))
+    return 0.01 * jnp.maximum(large, jnp.where(smallest < jnp.inf, smallest, 0))
 
 
 def _excess(value: Array, lower: Array | None, upper: Array | None) -> Array:
@@ -140,11 +149,9 @@ def primal_residual(problem: LTVProblem, x: Float[Array, "T nx"], u: Float[Array
     if problem.G is not None and problem.h is not None:
         Gu = jnp.einsum("kij,kj->ki", problem.G, u, precision=_HIGHEST)
         reach = jnp.einsum("kij,kj->ki", jnp.abs(problem.G), jnp.maximum(jnp.abs(u), least), precision=_HIGHEST)
-        worst.append(_relative(_excess(Gu, None, problem.h), (reach, problem.h)))
-    inputs = u, problem.u_min, problem.u_max
-    worst.append(_relative(_excess(*inputs), inputs, least))
-    states = x[1:], problem.x_min, problem.x_max
-    worst.append(_relative(_excess(*states), (x, problem.x_ref, *states[1:])))
+        worst.append(_relative(_excess(Gu, None, problem.h), (reach,)))
+    worst.append(_relative(_excess(u, problem.u_min, problem.u_max), (u,), least))
+    worst.append(_relative(_excess(x[1:], problem.x_min, problem.x_max), (x, *terms)))
     return jnp.max(jnp.stack(worst))
 
 

@@ -240,6 +240,11 @@ def test_judgements_are_those_of_xla(on_cpu):
         for name in ("primal", "stationarity", "complementarity"):
             np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-3)
     assert np.all(np.isnan(ours.stationarity))
+    far = {name: jnp.clip(getattr(p, name), -1e8, 1e8) for name in ("x_min", "x_max", "u_min", "u_max", "h")}
+    far = dataclasses.replace(p, x_ref=p.x_ref + 1e6, **far)  # what is not reached does not make a violation smaller
+    for how in ("cuda", "xla"):
+        judge = jax.vmap(functools.partial(pimpc.kkt_residuals, kernels=how))
+        np.testing.assert_allclose(judge(far, x, u, multipliers).primal, judge(p, x, u, multipliers).primal, rtol=1e-6)
     spoilt = jax.vmap(functools.partial(pimpc.kkt_residuals, kernels="cuda"))(
         p, x, u.at[0, 1].set(jnp.nan), multipliers
     )

@@ -17,6 +17,7 @@ from mpc_problems import FILES, clarabel_inputs, edited, float64_costs, input_er
 import pimpc
 from pimpc import InteriorPoint, Status, Structure
 from pimpc.problem import given_fields
+from pimpc.residuals import primal_residual
 
 N10 = tuple(name for name in FILES if name.endswith("n10"))
 
@@ -265,12 +266,13 @@ def test_small_constrained_problems():
     terminal = small(x_min=edited(-inf * one, (4, 0.5)), x_max=edited(inf * one, (4, 0.5)), u_max=0.3 * one)
     jump = small(S=one, u_prev=9 * ones(1), u_min=-one, u_max=one)
     perfect = small(x_ref=0 * one)
-    solution = solve_small([terminal, jump, perfect])
+    resting = small(x_ref=0 * one, u_min=0 * one, u_max=one, h=edited(0 * ones(5, 2), ((slice(None), 0), inf)))
+    solution = solve_small([terminal, jump, perfect, resting])
     assert np.all(solution.status == Status.SOLVED)
     np.testing.assert_allclose(solution.x[0, -1], 0.5, atol=1e-5)
     assert np.all(solution.u[0] <= 0.3)
     np.testing.assert_array_equal(solution.u[1, 0], 1.0)  # the bound nearest to u_prev
-    np.testing.assert_allclose(solution.u[2], 0.0, atol=1e-7)
+    np.testing.assert_allclose(solution.u[2:4], 0.0, atol=1e-7)
 
 
 def test_bounds_far_from_where_the_cost_rests_are_reached():
@@ -296,6 +298,51 @@ def test_infeasible_problems_are_never_solved():
     solution = solve_small(list(problems.values()))
     assert np.all(solution.status == Status.INFEASIBLE), dict(zip(problems, solution.status, strict=True))
     assert np.all(solution.iterations < InteriorPoint().max_iterations)
+
+
+def test_a_height_that_gravity_forbids_is_infeasible():
+    batch, _, _ = short()
+    problem = take(batch, 0)
+    at_the_end = edited(np.full_like(problem.x_ref, -np.inf), ((-1, 2), problem.x0[2]))
+    nothing = np.zeros_like(problem.u_min)
+    problems = [
+        dataclasses.replace(problem, x_min=at_the_end + 0.05),
+        dataclasses.replace(problem, x_min=at_the_end + 5.0),  # m; what 1400 N reach in 0.7 s is less
+        dataclasses.replace(problem, x_min=at_the_end, u_min=nothing, u_max=nothing),  # without contact it falls
+    ]
+    solution = solve_batch(stack(problems))
+    np.testing.assert_array_equal(solution.status, [Status.SOLVED, Status.INFEASIBLE, Status.INFEASIBLE])
+
+
+def test_distant_references_and_bounds_hide_no_violation():
+    """A bound of 1e6 for want of an infinite one, and references that no bound admits, beside bounds that matter."""
+    one = ones(5, 1)
+    reachable = {"u_min": -0.3 * one, "u_max": 0.3 * one}
+    problems = [
+        small(x_min=edited(-1e6 * one, (4, 2.0)), x_max=1e6 * one, **reachable),
+        small(x_min=edited(-1e6 * one, (4, 1.2)), x_max=1e6 * one, **reachable),
+        small(x_ref=1e6 * one, x_max=0.5 * one, u_min=0.2 * one, u_max=one),
+        small(x_ref=1e5 * one, x_max=0.5 * one, u_min=-one, u_max=one),
+    ]
+    solution = solve_small(problems)
+    np.testing.assert_array_equal(solution.status[[0, 1, 3]], [Status.INFEASIBLE, Status.SOLVED, Status.SOLVED])
+    assert solution.status[2] not in (Status.SOLVED, Status.SOLVED_INACCURATE)
+    assert solution.x[1, -1, 0] > 1.2 - 1e-4
+    np.testing.assert_allclose(solution.x[3, 1:], 0.5, atol=1e-4)
+
+
+def test_a_bound_of_another_input_hides_no_violation():
+    two = ones(3, 2)
+    problem = pimpc.LTVProblem(
+        A=np.tile(np.eye(2), (3, 1, 1)), B=np.tile(np.eye(2), (3, 1, 1)), e=0 * two, x0=0 * ones(2), u_prev=0 * ones(2),
+        x_ref=two, u_ref=0 * two, Q=two, R=two, S=0 * two, u_min=-two * [1e8, 0.3], u_max=two * [0.3, 1e8],
+        G=np.tile([[0.0, -1.0]], (3, 1, 1)), h=1e8 * ones(3, 1),
+    )  # fmt: skip
+    problem = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), problem)
+    u = np.asarray(0.3 * two, np.float32)
+    x = np.concatenate([problem.x0[None], np.cumsum(u, axis=0)])
+    assert primal_residual(problem, x, u) < 1e-6
+    assert primal_residual(problem, x, -2 * u) > 0.4
 
 
 def test_indefinite_weights_are_reported():
@@ -352,10 +399,12 @@ def test_the_examples_of_the_page_balance_their_poles(capsys):
     names = {}
     for example in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         exec(example, names)
-    largest, message = capsys.readouterr().out.split(" ", 1)
+    largest, left, message = capsys.readouterr().out.split(" ", 2)
     assert float(largest) < 0.01
+    assert float(left) == pytest.approx(-0.25, abs=1e-4)  # where the track ends
     assert message.strip() == Status.SOLVED.message
-    closed = np.asarray(names["A"] + names["B"] @ names["feedback"])
+    A, B = jax.jacfwd(names["move"], (0, 1))(jnp.zeros(4), jnp.zeros(1))
+    closed = np.asarray(A + B @ names["feedback"])
     assert np.all(np.abs(np.linalg.eigvals(closed)) < 1)
 
 

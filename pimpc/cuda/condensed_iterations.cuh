@@ -126,9 +126,8 @@ DEVICE float worst_violation(const Places &at, const Problem &given, const Table
       float limit = side < ns ? limit_of(given, k, side) : INF;
       if (!(limit < INF)) continue;
       float value = side < 2 * nb ? value_of(point, nullptr, side) : climb_of(at, i, G);
-      float reach = side < 2 * nb ? fmaxf(fabsf(value), least) : reach_of(at, i, G, least);
       excess[i] = fmaxf(excess[i], value - limit);
-      size[i] = fmaxf(size[i], fmaxf(reach, fabsf(limit)));
+      size[i] = fmaxf(size[i], side < 2 * nb ? fmaxf(fabsf(value), least) : reach_of(at, i, G, least));
     }
   }
 #pragma unroll

@@ -246,8 +246,13 @@ DEVICE bool move(const Problem &of, const Tables &table, Status &status) {
         float value = value_of(table.point() + (k + 1) * n, table.at() + k * m, side), over = value - limit[i];
         gap += z[i] * fabsf(over);
         excess[i] = fmaxf(excess[i], over);
-        float reach = side < 2 * nb ? fmaxf(fabsf(value), status.least) : status.size[i];
-        size[i] = fmaxf(size[i], fmaxf(reach, fabsf(limit[i])));
+        if (!bounds_state(side)) {
+          size[i] = fmaxf(size[i], side < 2 * nb ? fmaxf(fabsf(value), status.least) : status.size[i]);
+        }
+      }
+      if (bounds_state(side)) {  // what the state reaches, x_0 included, bounded there or not
+        float earlier = value_of(table.point() + k * n, nullptr, side), later = value_of(table.point() + (k + 1) * n, nullptr, side);
+        size[i] = fmaxf(size[i], fmaxf(fabsf(earlier), fabsf(later)));
       }
     }
   }

@@ -7,8 +7,6 @@ struct Judgement {
   float scale;   // of the cost
 };
 
-DEVICE float finite_size(float v) { return fabsf(v) < INF ? fabsf(v) : 0; }
-
 // The sum of |multiplier x slack| over the bounds of column `lane` of a stage.
 DEVICE float gap_of_column(const Problem &of, const Multipliers &known, int k, float value, bool fixed) {
   int c = lane();
@@ -26,7 +24,7 @@ DEVICE Judgement judge_plan(const Places &at, const Problem &of, const Tables &t
   float defect = 0, reach = 0, over = 0, size = 0, gap = 0, odd = 0, excess[chunks + 1], sizes[chunks + 1];
 #pragma unroll
   for (int i = 0; i < chunks; i++) excess[i] = sizes[i] = 0;
-  if (c >= nu && c < n) reach = size = fabsf(table.point()[c]);
+  if (c >= nu && c < n) reach = fabsf(table.point()[c]);
   for (int k = 0; k < N; k++) {
     float ba[nx];
     load_BA(of, k, ba);
@@ -39,17 +37,15 @@ DEVICE Judgement judge_plan(const Places &at, const Problem &of, const Tables &t
     if (c < nu) {
       if (has_u_min) low = of.u_min[k * nu + c];
       if (has_u_max) high = of.u_max[k * nu + c];
-      size = fmaxf(size, found.least);
+      size = fmaxf(size, fmaxf(fabsf(value), found.least));
     } else if (c < n) {
       float e = of.e[k * nx + c - nu];
       defect = fmaxf(defect, fabsf(value - by_input - by_state - e));
       reach = fmaxf(fmaxf(fmaxf(reach, fabsf(value)), fmaxf(fabsf(by_input), fabsf(by_state))), fabsf(e));
       if (has_x_min) low = of.x_min[k * nx + c - nu];
       if (has_x_max) high = of.x_max[k * nx + c - nu];
-      size = fmaxf(size, fabsf(of.x_ref[k * nx + c - nu]));
     }
     over = fmaxf(over, fmaxf(value - high, low - value));
-    size = fmaxf(fmaxf(size, fabsf(value)), fmaxf(finite_size(low), finite_size(high)));
     gap += gap_of_column(of, known, k, value, c < nu && is_fixed(of, k, c));
     __syncwarp();
 #pragma unroll
@@ -58,13 +54,13 @@ DEVICE Judgement judge_plan(const Places &at, const Problem &of, const Tables &t
       if (side < 2 * nb || side >= ns) continue;
       float climb = climb_of(at, i, G), limit = limit_of(of, k, side), force = multiplier_of(known, k, side);
       excess[i] = fmaxf(excess[i], climb - limit);
-      sizes[i] = fmaxf(fmaxf(sizes[i], finite_size(limit)), reach_of(at, i, G, found.least));
+      sizes[i] = fmaxf(sizes[i], reach_of(at, i, G, found.least));
       if (force > 0) gap += force * fabsf(limit - climb);
       if (force < 0) gap = INF;  // rows have no lower bound
     }
     __syncwarp();
   }
-  float worst = fmaxf(defect / fmaxf(reach, TINY), over / fmaxf(size, TINY));
+  float worst = fmaxf(defect / fmaxf(reach, TINY), over / fmaxf(c < nu ? size : reach, TINY));
 #pragma unroll
   for (int i = 0; i < chunks; i++) worst = fmaxf(worst, excess[i] / fmaxf(sizes[i], TINY));
   float saved = backward(at, of, table, of_the_lagrangian, true, known);

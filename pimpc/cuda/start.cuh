@@ -22,6 +22,13 @@ DEVICE bool is_fixed(const Problem &of, int k, int c) {
   return has_u_min && has_u_max && of.u_min[k * nu + c] == of.u_max[k * nu + c];
 }
 
+// The nearest value within the bounds of input `c`.
+DEVICE float within_bounds(const Problem &of, int k, int c, float v) {
+  if (has_u_min) v = fmaxf(v, of.u_min[k * nu + c]);
+  if (has_u_max) v = fminf(v, of.u_max[k * nu + c]);
+  return v;
+}
+
 // Finds the free inputs and the sides, of which there are `count`; says whether bounds exclude each other, or exclude what
 // no free input moves. Needs a plan, and fills in its rows' values.
 DEVICE bool measure(const Places &at, const Problem &of, const Tables &table, float &count) {
@@ -80,7 +87,8 @@ struct Survey {
 
 DEVICE Survey survey(const Places &at, const Problem &of, const Tables &table) {
   int c = lane();
-  float energy = 0, cost = 0, terms = 0, largest = 0, spoken = c < nu ? fabsf(of.u_prev[c]) : 0;
+  float energy = 0, cost = 0, terms = 0, largest = 0;
+  float asked = c < nu ? fabsf(within_bounds(of, 0, c, of.u_prev[c])) : 0, smallest = INF;  // of the bounds but zero
   Coming_G coming(of);
   for (int k = 0; k < N; k++) {
     __syncwarp();
@@ -92,9 +100,9 @@ DEVICE Survey survey(const Places &at, const Problem &of, const Tables &table) {
     terms += fabsf(column.weight) * (column.value * column.value + column.reference * column.reference);
     if (c < nu) {
       largest = fmaxf(largest, fabsf(column.value));
-      spoken = fmaxf(spoken, fabsf(column.reference));
-      if (has_u_min && fabsf(of.u_min[k * nu + c]) < INF) spoken = fmaxf(spoken, fabsf(of.u_min[k * nu + c]));
-      if (has_u_max && fabsf(of.u_max[k * nu + c]) < INF) spoken = fmaxf(spoken, fabsf(of.u_max[k * nu + c]));
+      asked = fmaxf(asked, fabsf(within_bounds(of, k, c, column.reference)));
+      float low = has_u_min ? fabsf(of.u_min[k * nu + c]) : 0, high = has_u_max ? fabsf(of.u_max[k * nu + c]) : 0;
+      smallest = fminf(smallest, fminf(low > 0 ? low : INF, high > 0 ? high : INF));
     }
     __syncwarp();
 #pragma unroll
@@ -119,7 +127,9 @@ DEVICE Survey survey(const Places &at, const Problem &of, const Tables &table) {
   __syncwarp();
   float floor = 1.1920929e-5f * sum(terms) + TINY;
   cost = sum(cost);
-  return {sum(energy), cost, floor, fmaxf(cost, floor), 0.01f * most(fmaxf(largest, spoken)), largest};
+  smallest = -most(-smallest);
+  float large = fmaxf(most(fmaxf(largest, asked)), smallest < INF ? smallest : 0);
+  return {sum(energy), cost, floor, fmaxf(cost, floor), 0.01f * large, largest};
 }
 
 // The energy of what leaves its bounds, and the products of multiplier and slack inside them, at a plan whose rows' values
@@ -190,10 +200,7 @@ DEVICE void plan(const Problem &of, const Tables &table, const float *u) {
   __syncwarp();  // other lanes may still read the plan before
   if (c < nu) {
     for (int k = 0; k < N; k++) {
-      float v = u ? u[k * nu + c] : 0;
-      if (has_u_min) v = fmaxf(v, of.u_min[k * nu + c]);
-      if (has_u_max) v = fminf(v, of.u_max[k * nu + c]);
-      table.point()[(k + 1) * n + c] = v;
+      table.point()[(k + 1) * n + c] = within_bounds(of, k, c, u ? u[k * nu + c] : 0);
     }
   }
   __syncwarp();

@@ -173,6 +173,8 @@ DEVICE float value_of(const float *point, const float *at, int side) {
   return side < ns ? at[side - 2 * nb] : 0;
 }
 
+DEVICE bool bounds_state(int side) { return nb > nu && side < 2 * nb && (side < nb ? side : side - nb) >= nu; }
+
 // What lane c knows of column c of a stage: weight, reference, weight of the rate, value, and the input before; the last
 // column once more, without a weight, in lanes that have none.
 struct Column {
