@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from learning.policy import Policy
 
 SHIPPED_POLICY = Path(__file__).parent / "experiments" / "results" / "g1_walk" / "policy.npz"
+FILMS = (".mp4", ".mov", ".mkv")  # what holds H.264
 Command = tuple[float, float, float]
 
 
@@ -72,6 +74,8 @@ def train(arguments: list[str]) -> int:
     print(f"Preset {config.preset}, variant {config.variant}: {config.ppo.num_envs} robots ({config.env.robot})")
     from learning import record
 
+    if config.resume is None:
+        writable(config.runs, "--runs")
     run_dir = config.resume or record.new_run_directory(config.name or config.env.robot.rpartition(":")[2], config.runs)
     try:
         result = launch(config, run_dir, resume=config.resume is not None)
@@ -119,9 +123,9 @@ class PlayConfig:
     policy: Path = SHIPPED_POLICY
     """Run directory or policy file."""
     out: Path = Path("walk.mp4")
-    """Where the film goes."""
+    """Where the film goes: an .mp4, .mov or .mkv."""
     seconds: float = 10.0
-    """The film's length."""
+    """The film's length; more than 0."""
     command: Command = (0.5, 0.0, 0.0)
     """Forward and leftward velocity (m/s), turning rate (rad/s)."""
     viewer: bool = False
@@ -139,7 +143,7 @@ class EvalConfig:
     episodes: int = 256
     """Without kicks, and again for each strength of kicks; the gate takes 256, fewer are a look and never pass."""
     seed: int = 0
-    """Of headings, noise and kicks."""
+    """Of headings, noise and kicks; at least 0."""
     out: Path | None = None
     """Directory for gate.json and gate.png; by default the policy's own. One of more episodes is not replaced."""
 
@@ -147,6 +151,8 @@ class EvalConfig:
 def play(arguments: list[str]) -> int:
     """Films a policy, or shows it."""
     config = _parse(PlayConfig, arguments, "play")
+    if not config.viewer:
+        _check_film(config.out, config.seconds)
     from experiments.judge import load
 
     policy, env_config = load(config.policy)
@@ -157,6 +163,17 @@ def play(arguments: list[str]) -> int:
         return 0
     _film(policy, env_config, config.out, config.seconds, config.command)
     return 0
+
+
+def _check_film(path: Path, seconds: float) -> None:
+    """Refuses before the robot walks what could not be filmed or written after it."""
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"--seconds {seconds:g}: the length of a film is positive.")
+    if path.suffix.lower() not in FILMS or path.is_dir():
+        raise ValueError(
+            f"--out {path}: it takes the name of a film, which ends in {', '.join(FILMS[:-1])} or {FILMS[-1]}."
+        )
+    writable(path.parent, "--out")
 
 
 def evaluate(arguments: list[str]) -> int:
@@ -201,7 +218,8 @@ def _film(policy: Policy, config: VelocityConfig, path: Path, seconds: float, co
     from learning.video import film, record
 
     env = _undisturbed(dataclasses.replace(config, command=constant(command)))
-    snapshots = record(env, lambda obs, key: policy(obs), jax.random.PRNGKey(0), round(seconds / env.dt))
+    steps = max(1, round(seconds / env.dt))
+    snapshots = record(env, lambda obs, key: policy(obs), jax.random.PRNGKey(0), steps)
     # Every second control step is enough to the eye, and half the time where a CPU draws.
     how = film(env.robot.mj_model, snapshots[::2], path, round(0.5 / env.dt), (480, 360))
     print(f"Film ({how}): {path}")

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from experiments.launch import writable
+
 MARK = "result: "  # begins the lines by which a worker answers
 
 
@@ -40,18 +42,22 @@ class TrainingBenchmarkConfig:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measures all sizes, writes the figures and prints the table."""
+    """Measures all sizes, writes the figures and prints the table; exit code 2 if there is nowhere to write."""
     import tyro
 
     config = tyro.cli(TrainingBenchmarkConfig, args=arguments, prog="benchmark_training.py", description=__doc__)
     if config.worker:
         return work(config)
+    try:
+        writable(config.out, "--out")
+    except OSError as error:
+        print(f"benchmark_training.py: {error}", file=sys.stderr)
+        return 2
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share the GPU's memory
     from experiments.solver_records import environment
 
     here = environment("0: weights, robots, actions")
     sizes = config.num_envs or ((64,) if here["backend"] == "cpu" else (1024, 2048, 4096, 8192, 16384))
-    config.out.mkdir(parents=True, exist_ok=True)
     path = config.out / f"training_{here['backend']}.json"
     rows = []
     for row in measure_all(config, sizes):

@@ -6,12 +6,14 @@ import dataclasses
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from envs import velocity
 from envs.config import VelocityConfig
 from learning import gate, gate_report, record
 from learning.policy import Policy, load_policy
 from learning.progress import Progress
+from learning.run import POLICY
 from learning.serialize import from_json
 
 
@@ -45,17 +47,27 @@ def judge(
         stem: of the files' names; see `gate_report.stem_for`.
     """
     policy, config = load(path)
-    run_dir = path if path.is_dir() else path.parent
     started = time.monotonic()
     env = velocity.make(dataclasses.replace(config, backend="jax"))
     settings, bars = gate.GateConfig(episodes=episodes, seed=seed), gate.Bars()
     result = gate.run_gate(env, policy, settings, bars, Progress(interval=10.0), title)
     facts = {
         "robot": env.robot.robot.name,
-        "policy": path.name,
-        **record.training_facts(run_dir),
+        **_training_facts(path),
         "versions": record.versions(),
         "gate_seconds": time.monotonic() - started,
     }
     gate_report.write(result, gate_report.to_record(result, settings, bars, facts), out, stem)
     return result
+
+
+def _training_facts(path: Path) -> dict[str, Any]:
+    """What is known of a policy's training: by its metrics, or, where they did not come along, by an earlier gate."""
+    run_dir = path if path.is_dir() else path.parent
+    facts = {"policy": path.name, **record.training_facts(run_dir)}
+    earlier = run_dir / gate_report.JSON_FILE
+    if facts["train_seconds"] is None and path in (run_dir, run_dir / POLICY) and earlier.is_file():
+        known = json.loads(earlier.read_text())
+        if known.get("train_seconds") is not None:
+            facts |= {name: known[name] for name in ("policy", "train_seconds")}
+    return facts

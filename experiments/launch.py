@@ -57,11 +57,16 @@ def writable(directory: Path, flag: str) -> Path:
         flag: that names it on the command line.
 
     Raises:
-        OSError: it is a file, or nothing can be written there.
+        OSError: it is a file, or cannot be made, or nothing can be written there.
     """
     if directory.exists() and not directory.is_dir():
         raise NotADirectoryError(f"'{directory}' is a file; {flag} takes a directory.")
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"'{directory}' cannot be made ({error.strerror}); choose another directory with {flag}."
+        ) from error
     if not os.access(directory, os.W_OK):
         raise PermissionError(f"Nothing can be written in '{directory}'; choose another directory with {flag}.")
     return directory

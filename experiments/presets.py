@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -48,6 +49,10 @@ class TrainConfig:
     """A run directory to continue, exactly where its newest checkpoint left off."""
     video_seconds: float = 8.0
     """Length of the film at the end; 0 for none."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.video_seconds < math.inf:
+            raise ValueError(f"video_seconds = {self.video_seconds:g}: the length of a film, or 0 for none.")
 
 
 def preset(name: str) -> TrainConfig:

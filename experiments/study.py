@@ -93,7 +93,9 @@ def main(arguments: list[str] | None = None) -> int:
     use_all_cores()
     from experiments.study_report import report
     from experiments.study_runs import judge_run
+    from learning.checkpoint import CheckpointError
     from learning.gate import GateConfig
+    from learning.health import NonFiniteError
 
     try:
         if config.episodes:
@@ -116,8 +118,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstudy.py: interrupted. The same command goes on.", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
-        print(f"study.py: {error}", file=sys.stderr)
+    except (ValueError, OSError, CheckpointError, NonFiniteError) as error:
+        print(f"study.py: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 2
     return 0
 

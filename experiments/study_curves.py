@@ -13,7 +13,7 @@ from experiments.study_runs import CROSSING
 from learning import record
 from learning.gate_report import JSON_FILE
 
-COLOURS = ("#1f5fa8", "#b3541e", "#2e8b57", "#8a4f9e", "#c2388a", "#6b6b6b", "#b8860b")
+COLOURS = ("#1f5fa8", "#b3541e", "#2e8b57", "#8a4f9e", "#c2388a", "#6b6b6b", "#b8860b", "#17a2b8")
 COLD = "cold_minutes"
 
 

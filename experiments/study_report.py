@@ -101,12 +101,12 @@ def summary(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     for key in ("episodes", "falls", *FIGURES, "velocity_error_instantaneous", "power", "self_collision"):
         values[f"gate/{key}"] = [gate.get(key) for gate in gates]
     values["gate/push_survival_1"] = [gate.get("push_survival_by_strength", {}).get("1") for gate in gates]
-    facts = runs[0]["facts"]
+    facts = [run["facts"] for run in runs]
     return {
         "variant": name,
         "runs": [run["name"] for run in runs],
-        "gpu": facts["gpu"],
-        "versions": facts["train_versions"],
+        "gpu": [known["gpu"] for known in facts],
+        "versions": [known["train_versions"] for known in facts],
         "passed": [gate.get("passed") for gate in gates],
         **{key: _spread(found) for key, found in values.items()},
     }

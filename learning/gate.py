@@ -42,6 +42,8 @@ class GateConfig:
     def __post_init__(self) -> None:
         if self.episodes < 2:
             raise ValueError(f"episodes = {self.episodes}: the gate takes at least one with noise and one without.")
+        if self.seed < 0:
+            raise ValueError(f"seed = {self.seed}: must be at least 0.")
 
 
 @dataclasses.dataclass(frozen=True)

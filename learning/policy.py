@@ -182,8 +182,8 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
             data = dict(np.load(file, allow_pickle=False))
         spec = json.loads(str(data.pop("spec")))
         mean, std = jnp.asarray(data.pop("mean")), jnp.asarray(data.pop("std"))
-    except (KeyError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"'{path}' is not a policy file: {error}.") from error
+    except (KeyError, TypeError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"'{path}' is not a policy file.") from error  # what NumPy says of it is no help
     if spec.pop("format") != FORMAT:
         raise ValueError(f"'{path}' was written in another format than this version reads ({FORMAT}).")
     flat = {name.removeprefix("weights/"): jnp.asarray(value) for name, value in data.items()}

@@ -62,11 +62,12 @@ class Failures:
         """Share of the steps; NaN before the first."""
         return {name: count / self._steps if self._steps else math.nan for name, count in self._counts.items()}
 
-    def sentences(self) -> list[str]:
-        """One for each metric."""
+    def sentences(self, since: str = "") -> list[str]:
+        """One for each metric; `since` says of which steps, if not of all."""
+        steps = f"{format_count(self._steps)} steps{since}"
         rates = self.rates() if self._steps else {}
         return [
-            f"{name}: {100 * rate:.3g} % of {format_count(self._steps)} steps ({format_count(self._counts[name])})."
+            f"{name}: {100 * rate:.3g} % of {steps} ({format_count(self._counts[name])})."
             for name, rate in rates.items()
         ]
 

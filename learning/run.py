@@ -193,7 +193,7 @@ class _Session:
             f"{format_duration(compile_seconds)} compiling, {format_duration(clock.train_seconds)} training"
             + (f" at {format_count(speed)} steps/s." if clock.iterations else ".")
         )
-        for sentence in self.failures.sentences():
+        for sentence in self.failures.sentences(" since the run was resumed" if iteration > clock.iterations else ""):
             self.progress.say(sentence)
         saved = checkpoint.list_checkpoints(self.run_dir)
         resumable = f"Checkpoint: '{saved[-1]}'. To go on, resume '{self.run_dir}'." if saved else "No checkpoint."

@@ -196,6 +196,12 @@ def test_a_small_training_is_measured():
     assert run["guidance_cost"] == pytest.approx(slower * run["steps_per_second"])
 
 
+def test_a_file_is_no_directory_for_the_results(tmp_path, capsys):
+    (tmp_path / "a_file").touch()
+    assert benchmark_training.main(["--out", str(tmp_path / "a_file")]) == 2
+    assert capsys.readouterr().err.endswith("a_file' is a file; --out takes a directory.\n")
+
+
 def test_parts_count_as_often_as_they_happen():
     parts = {"physics": 0.4, "mpc": 0.05, "policy": 0.01, "update": 0.1}
     shares = training_cost._shares(parts, iteration=2.0, steps=24, every=12)

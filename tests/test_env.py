@@ -15,6 +15,7 @@ from envs.guidance import WEIGHTS, GuidanceConfig, GuidanceState
 from envs.observations import yaw_rotation
 from envs.task import average_error
 from envs.velocity import make
+from pimpc.centroidal import CentroidalConfig
 from pimpc.plan import Plan
 
 B, EVERY = 4, 2
@@ -308,6 +309,7 @@ def test_commands_stay_in_range_and_stand_as_often_as_asked():
         (lambda: CommandConfig(v_x=(1.0, -1.0)), "lower bound comes first"),
         (lambda: CommandConfig(standing=0.8, turning=0.8), "shares"),
         (lambda: GuidanceConfig(every=0), "at least 1"),
+        (lambda: CentroidalConfig(horizon=0), "horizon = 0: it counts stages, so at least 1"),
         (lambda: VelocityConfig(decimation=0), "decimation = 0"),
         (lambda: VelocityConfig(physics_dt=-1.0), "positive"),
     ],

@@ -348,6 +348,27 @@ def test_a_gate_of_fewer_episodes_is_written_beside_the_recorded_one(env, tmp_pa
     assert judged(256, 0.04) == {"gate.json": 0.04, "gate_32.json": 0.03}
 
 
+def test_what_was_known_of_a_training_outlives_a_gate_without_its_metrics(env, zero_policy, tmp_path, monkeypatch):
+    monkeypatch.setattr(velocity, "make", lambda config: env)
+    monkeypatch.setattr(gate_report, "draw", lambda result, heading, path: path.touch())
+    monkeypatch.setattr(gate, "run_gate", lambda *_: result_of(0.01))
+    path, other = (save_policy(zero_policy, tmp_path / name) for name in ("policy.npz", "other.npz"))
+    recorded = tmp_path / "gate.json"
+
+    def judged(policy):
+        assert train.main(["eval", str(policy)]) == 0
+        found = json.loads(recorded.read_text())
+        return found["policy"], found["train_seconds"], found["velocity_error"]
+
+    recorded.write_text('{"policy": "a_run", "train_seconds": 287.5, "velocity_error": 0.5}')
+    assert judged(path) == judged(tmp_path) == ("a_run", 287.5, 0.01)
+    (tmp_path / "metrics.jsonl").write_text('{"env_steps": 1, "minutes": 2.0}\n')
+    assert judged(path) == ("policy.npz", 120.0, 0.01)
+    (tmp_path / "metrics.jsonl").unlink()
+    assert judged(other) == ("other.npz", None, 0.01)  # the record was another policy's
+    assert judged(path) == ("policy.npz", None, 0.01)
+
+
 def test_commands_without_a_measurement_are_grey_and_unlabelled():
     figure = Figure()
     canvas = FigureCanvasAgg(figure)
@@ -375,6 +396,7 @@ def test_a_policy_that_does_nothing_fails_the_gate(env, zero_policy, tmp_path, m
     ("arguments", "message"),
     [
         (["--episodes", "1"], "episodes = 1: the gate takes at least"),
+        (["--seed", "-1"], "seed = -1: must be at least 0."),
         (["--out", "README.md"], "'README.md' is a file; --out takes a directory."),
     ],
 )

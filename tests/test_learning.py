@@ -473,6 +473,10 @@ def test_failures_are_counted_in_the_closing_summary(learner, tmp_path, capsys, 
     assert result.failure_rates == {"far": pytest.approx(np.mean(rows))}
     said = re.search(r"far: ([\d.]+) % of 12.3 k steps \([\d.]+( k)?\)\.", capsys.readouterr().out)
     assert said and float(said[1]) == pytest.approx(100 * np.mean(rows), rel=1e-2)
+    more = RunConfig(total_env_steps=5 * SMALL.samples_per_iteration)
+    learning.run_learner(learner, tmp_path, run=more, resume=True)
+    said = re.search(r"far: ([\d.]+) % of 3.07 k steps since the run was resumed \(", capsys.readouterr().out)
+    assert said and float(said[1]) == pytest.approx(100 * record.read_metrics(tmp_path)[-1]["far"], rel=1e-2)
 
 
 STATE = {"weights": np.arange(5000.0, dtype=np.float32), "key": np.array([1, 2], np.uint32), "count": np.int32(3)}
@@ -577,6 +581,9 @@ def test_a_policy_file_acts_as_the_policy_in_memory(learner, tmp_path):
         learning.load_policy(path)
     with pytest.raises(FileNotFoundError, match="There is no policy at"):
         learning.load_policy(tmp_path / "nothing.npz")
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    with pytest.raises(ValueError, match=r"array\.npy' is not a policy file\.$"):
+        learning.load_policy(tmp_path / "array.npy")
 
 
 @flax.struct.dataclass

@@ -142,7 +142,13 @@ def test_every_field_is_a_flag():
         (["train", "--env.robot", "r2d2"], "There is no robot 'r2d2'"),
         (["train", "--resume", "no/such/run"], "no/such/run"),
         (["play", "no/such/run"], "There is no policy at 'no/such/run'"),
-        (["eval", "README.md"], "'README.md' is not a policy file"),
+        (["eval", "README.md"], "train.py eval: 'README.md' is not a policy file.\n"),
+        (["train", "--runs", "README.md"], "'README.md' is a file; --runs takes a directory."),
+        (["play", "--seconds", "-1"], "--seconds -1: the length of a film is positive."),
+        (["play", "--seconds", "0"], "--seconds 0: the length"),
+        (["play", "--seconds", "inf"], "--seconds inf: the length"),
+        (["play", "--out", "tests"], "--out tests: it takes the name of a film"),
+        (["play", "--out", "walk.txt"], "ends in .mp4, .mov or .mkv."),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments, message, capsys, monkeypatch):
@@ -160,13 +166,15 @@ def test_a_mistake_is_one_sentence(arguments, message, capsys, monkeypatch):
         (["--ppo.num-envs", "6"], "must be a multiple of"),
         (["--env.guidance.evry", "2"], "--env.guidance.every"),  # suggests what was meant
         (["--env.guidance.every", "often"], "int"),
+        (["--env.guidance.centroidal.horizon", "0"], "CentroidalConfig.horizon = 0: it counts stages"),
+        (["--video-seconds", "-1"], "video_seconds = -1: the length of a film, or 0 for none."),
     ],
 )
 def test_a_wrong_flag_is_named(arguments, message, capsys):
     with pytest.raises(SystemExit) as stop:
         train.main(["train", "--preset", "cpu", *arguments])
     assert stop.value.code == 2
-    assert message in capsys.readouterr().err
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
 def test_help_is_quick_to_ask_for():

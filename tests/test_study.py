@@ -17,7 +17,9 @@ from experiments import headline, study, study_curves, study_report, study_runs,
 from experiments.presets import TrainConfig, preset
 from experiments.study import STUDIES, StudyConfig
 from learning import gate, record
+from learning.checkpoint import CheckpointError
 from learning.config import PPOConfig, RunConfig
+from learning.health import NonFiniteError
 from learning.policy import load_policy
 from learning.run import train as run_training
 from rewards import weighted_terms
@@ -171,6 +173,20 @@ def test_an_interrupted_gate_is_one_sentence_and_the_run_is_free_again(tmp_path,
         assert mine
 
 
+@pytest.mark.parametrize("kind", [CheckpointError, lambda text: NonFiniteError("reward", 3, text, in_rollout=True)])
+def test_a_training_that_fails_is_one_sentence(kind, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        error = kind("went wrong")
+        error.add_note("The last good checkpoint is 'c'.")
+        raise error
+
+    monkeypatch.setattr(study, "train", fail)
+    assert study.main(["solver", "--runs", str(tmp_path)]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("study.py: ") and "went wrong" in said[0]
+    assert said[1:] == ["The last good checkpoint is 'c'."]
+
+
 def test_a_crossing_that_does_not_say_was_found_by_gates_like_the_one_beside_it(gated):
     run_dir, asked = gated
     study_runs.judge_run(run_dir, 256)
@@ -292,6 +308,7 @@ def test_a_curve_has_settled_where_it_last_came_from_above():
         (["--episodes", "-4"], "episodes = -4: the gate takes at least"),
         (["--runs", "a_file"], "'a_file' is a file; --runs takes a directory."),
         (["--out", "a_file"], "'a_file' is a file; --out takes a directory."),
+        (["--runs", "a_file/x"], "'a_file/x' cannot be made (Not a directory); choose another directory with --runs."),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_trained(arguments, message, tmp_path, monkeypatch, capsys):
