@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 @dataclasses.dataclass(frozen=True)
 class CommandConfig:
-    """Ranges that commands are drawn from, uniformly (arXiv 2606.05687 and its release)."""
+    """Ranges that commands are drawn from, uniformly: those of MPC-RL's release, where v_y reaches 0.75 m/s."""
 
     v_x: tuple[float, float] = (-0.5, 1.0)  # m/s, forward
     v_y: tuple[float, float] = (-0.4, 0.4)  # m/s, to the left

@@ -1,4 +1,7 @@
-"""Everything that a velocity-tracking task can be told, with the defaults of arXiv 2606.05687 and its release."""
+"""Everything that a velocity-tracking task can be told.
+
+Defaults are those of arXiv 2606.05687 and its release, or it is said where they differ.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ class NoiseConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PushConfig:
-    """Velocity kicks on the base at random times."""
+    """Velocity kicks on the base at random times, gentler than in the release.
+
+    There it is every 1 to 3 s, by ±0.5 and ±0.4 m/s, ±0.52 and ±0.78 rad/s.
+    """
 
     interval: Range = (3.0, 6.0)  # s between kicks
     horizontal: float = 0.4  # m/s, half-width
@@ -43,7 +49,7 @@ class RandomizationConfig:
     """How far robots differ from the nominal one; drawn once for each robot, uniformly."""
 
     friction: Range = (0.3, 1.2)  # sliding friction of the feet
-    mass: Range = (0.8, 1.2)  # factor on each body's mass and inertia, independently
+    mass: Range = (0.8, 1.2)  # factor on each body's mass and inertia; the release's are exponentials
     base_com: tuple[float, float, float] = (0.025, 0.025, 0.03)  # m, half-widths of the base's CoM offset
     kp: Range = (0.8, 1.2)  # factor, each joint
     kd: Range = (0.8, 1.2)  # factor, each joint

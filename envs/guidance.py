@@ -45,7 +45,7 @@ class GuidanceConfig:
     weights: Literal["tapered", "uniform", "next_step"] = "tapered"  # α of eq. (14)
     schedule: Literal["buffer", "look_ahead"] = "buffer"  # predictions for now, or the released look-ahead
     optimize: bool = True  # False: the plan is the command-integrated reference, without any MPC
-    sees_randomization: bool = True  # the MPC knows each robot's randomized mass and friction
+    sees_randomization: bool = True  # the MPC knows each robot's mass and friction; of inertia, the published one
 
     def __post_init__(self) -> None:
         if self.every < 1:

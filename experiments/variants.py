@@ -43,7 +43,7 @@ def without(config: TrainConfig, term: str) -> TrainConfig:
 
 
 def released_solver(config: TrainConfig) -> TrainConfig:
-    """The solve of the paper's release: boxes in place of cones, 200 iterations of its ADMM, converged or not."""
+    """After the paper's release: boxes (its ankle bound mended) for cones, 200 iterations of ADMM, converged or not."""
     return guidance(centroidal(config, boxes=True), admm_iterations=200)
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import pimpc
 from experiments import benchmark_solver, benchmark_training, compare_kernels, training_cost
 from experiments.benchmark_solver import BenchmarkConfig, Pace
 from experiments.solver_accuracy import Answer, measure
+from experiments.solver_jax import in_a_row
 from experiments.solver_methods_cpu import Clarabel
 from experiments.solver_methods_jax import OurInteriorPoint
 from experiments.solver_problems import load, repeat_in_time, select
@@ -45,6 +47,17 @@ def test_the_recorded_optimum_is_accurate_and_a_perturbed_one_is_not():
     assert alone["input_error_worst"] == pytest.approx(0.01)
     assert alone["cost_excess_worst"] > 1e-5 or alone["violation_worst"] > 1.0
     assert alone["within_1e-3"] == 0.0
+
+
+def test_calls_in_a_row_are_made_without_waiting_and_counted():
+    made = []
+
+    def call():
+        made.append(time.sleep(0.01))
+        return np.zeros(1)
+
+    assert 0.01 <= in_a_row(call, calls=5) < 0.1
+    assert len(made) == 6  # the first one is not timed
 
 
 def test_the_sparse_program_is_the_problem():

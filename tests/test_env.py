@@ -75,6 +75,21 @@ def test_the_first_targets_after_a_reset_are_near_the_robot(start, after):
     assert bool(after.info["task"].guidance.solved.all())
 
 
+def test_the_mpc_knows_each_robot_or_only_the_published_one(env, start):
+    params, state = jax.tree.map(lambda x: x[1], (start.info["task"].params, start.pipeline_state))
+    params = dataclasses.replace(params, foot_friction=jnp.float32(0.35))
+    guidance = dataclasses.replace(env.config.guidance, sees_randomization=False)
+    blind = make(dataclasses.replace(env.config, guidance=guidance))
+    kin = jax.jit(env.one.kinematics)(params, state)
+    seen, published = (each.one.plan_inputs(params, kin, jnp.float32(0), jnp.zeros(3)) for each in (env, blind))
+    assert float(seen.model.mass) == pytest.approx(float(params.body_mass.sum()))
+    assert float(published.model.mass) == pytest.approx(env.robot.mass)
+    assert abs(float(seen.model.mass - published.model.mass)) > 0.01
+    frictions = [float(inputs.model.friction) for inputs in (seen, published)]
+    assert frictions == pytest.approx([0.35, env.robot.robot.foot_friction])
+    jax.tree.map(np.testing.assert_array_equal, seen.state, published.state)
+
+
 def test_a_step_has_the_shape_of_a_reset_and_compiles_once(step, start, after):
     same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), start, after)
     assert all(jax.tree.leaves(same))

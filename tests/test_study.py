@@ -239,11 +239,14 @@ def test_the_report_is_the_mean_and_the_range_over_the_seeds_that_there_are(tmp_
     write_run(tmp_path / "mpc_seed0", 0.1, 0, 3e6)
     write_run(tmp_path / "mpc_seed1", 0.2, 2, None, start=3.0)
     write_run(tmp_path / "base_seed0", 0.0, 1, None)
+    (tmp_path / "mpc_seed1" / "versions.json").write_text('{"device": "NVIDIA H100", "git_commit": "abc"}')
     text = study_report.report("guidance", ("mpc", "base", "reference"), (0, 1, 2), tmp_path, tmp_path / "out")
     rows = json.loads((tmp_path / "out" / "guidance.json").read_text())["variants"]
     assert [row["runs"] for row in rows] == [["mpc_seed0", "mpc_seed1"], ["base_seed0"]]  # reference was not run
     assert rows[0]["gate/falls"] == {"mean": 1.0, "min": 0.0, "max": 2.0, "each": [0.0, 2.0]}
     assert rows[0]["passed"] == [True, False]
+    assert rows[0]["gpu"][1] == "NVIDIA H100" and rows[0]["versions"][1]["git_commit"] == "abc"  # each run's own
+    assert rows[0]["gpu"][0] != "NVIDIA H100" and len(rows[0]["versions"]) == 2
     np.testing.assert_allclose(rows[0]["score/lin_vel"]["mean"], 0.25)
     np.testing.assert_allclose(rows[0]["gate/passed_after_minutes"]["mean"], 1.3)
     np.testing.assert_allclose(rows[0]["gate/passed_after_cold_minutes"]["mean"], 3.3)  # as late as seed 1 began
