@@ -45,7 +45,8 @@ def execute(tmp_path, monkeypatch):
             exec(compile(cell["source"], f"{name}.ipynb", "exec"), scope)
         return scope
 
-    return run
+    with matplotlib.rc_context():  # which notebooks set for all that is drawn after
+        yield run
 
 
 def test_all_notebooks_are_known():
