@@ -24,7 +24,7 @@ DEVICE Judgement judge_plan(const Places &at, const Problem &of, const Tables &t
   float defect = 0, reach = 0, over = 0, size = 0, gap = 0, odd = 0, excess[chunks + 1], sizes[chunks + 1];
 #pragma unroll
   for (int i = 0; i < chunks; i++) excess[i] = sizes[i] = 0;
-  if (c >= nu && c < n) reach = fabsf(table.point()[c]);
+  if (c >= nu && c < n) reach = size = fabsf(table.point()[c]);
   for (int k = 0; k < N; k++) {
     float ba[nx];
     load_BA(of, k, ba);
@@ -41,7 +41,8 @@ DEVICE Judgement judge_plan(const Places &at, const Problem &of, const Tables &t
     } else if (c < n) {
       float e = of.e[k * nx + c - nu];
       defect = fmaxf(defect, fabsf(value - by_input - by_state - e));
-      reach = fmaxf(fmaxf(fmaxf(reach, fabsf(value)), fmaxf(fabsf(by_input), fabsf(by_state))), fabsf(e));
+      size = fmaxf(fmaxf(size, fabsf(value)), fmaxf(fabsf(by_input), fabsf(e)));  // of terms that cancel it has one
+      reach = fmaxf(fmaxf(reach, size), fabsf(by_state));
       if (has_x_min) low = of.x_min[k * nx + c - nu];
       if (has_x_max) high = of.x_max[k * nx + c - nu];
     }
@@ -60,7 +61,7 @@ DEVICE Judgement judge_plan(const Places &at, const Problem &of, const Tables &t
     }
     __syncwarp();
   }
-  float worst = fmaxf(defect / fmaxf(reach, TINY), over / fmaxf(c < nu ? size : reach, TINY));
+  float worst = fmaxf(defect / fmaxf(reach, TINY), over / fmaxf(size, TINY));
 #pragma unroll
   for (int i = 0; i < chunks; i++) worst = fmaxf(worst, excess[i] / fmaxf(sizes[i], TINY));
   float saved = backward(at, of, table, of_the_lagrangian, true, known);
