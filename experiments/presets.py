@@ -73,7 +73,7 @@ def preset(name: str) -> TrainConfig:
             rewards=TRACKING,
         )
         large = dataclasses.replace(ppo, num_envs=8192, unroll_length=16, value_clip=None, mirror=True)
-        run = RunConfig(total_env_steps=110_000_000, checkpoint_minutes=1.0)  # of five or six
+        run = RunConfig(total_env_steps=110_000_000, checkpoint_minutes=1.0)  # it takes five or six in all
         return TrainConfig(preset="gpu", env=env, ppo=large, run=run)
     if name == "cpu":
         # Few robots, all alike and left alone: a laptop shows in minutes that learning has begun.
