@@ -33,6 +33,8 @@ class TrainingBenchmarkConfig:
     """Control steps between solves; 1 is guidance at control rate."""
     tolerance: float = 1e-3
     """Of the solver."""
+    bfloat16: bool = False
+    """Hidden layers of the networks in bfloat16, as with `train.py --ppo.bfloat16`."""
     iterations: int = 5
     """Timed iterations of training."""
     out: Path = Path(__file__).parent / "results" / "training"
@@ -72,6 +74,7 @@ def measure_all(config: TrainingBenchmarkConfig, sizes: tuple[int, ...]) -> Iter
     """One process a size: all compile at once, then each has the device to itself."""
     command = [sys.executable, "-m", "experiments.benchmark_training", "--iterations", str(config.iterations)]
     command += ["--tolerance", str(config.tolerance), "--every", *(str(k) for k in config.every)]
+    command += ["--bfloat16"] if config.bfloat16 else []
     workers = {}
     for size in sizes:
         arguments = [*command, "--worker", str(size)]
@@ -107,7 +110,7 @@ def work(config: TrainingBenchmarkConfig) -> int:
     """The process of one size: compiles, says so, waits for its turn, measures, prints one line of JSON."""
     from experiments.training_cost import compile_cost
 
-    measure = compile_cost(config.worker, config.every, config.tolerance)
+    measure = compile_cost(config.worker, config.every, config.tolerance, config.bfloat16)
     print(f"{MARK}compiled", flush=True)
     sys.stdin.readline()
     print(f"{MARK}{json.dumps(measure(config.iterations))}", flush=True)

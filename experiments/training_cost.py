@@ -34,20 +34,23 @@ class _Run:
     learner: Learner
 
 
-def compile_cost(num_envs: int, every: tuple[int, ...], tolerance: float) -> Callable[[int], dict[str, Any]]:
+def compile_cost(
+    num_envs: int, every: tuple[int, ...], tolerance: float, bfloat16: bool = False
+) -> Callable[[int], dict[str, Any]]:
     """Compiles everything that is measured for a number of robots.
 
     Args:
         num_envs: robots.
         every: control steps between solves, one training each.
         tolerance: of the solver.
+        bfloat16: whether the networks' hidden layers are.
 
     Returns:
         A function that takes the number of timed iterations and measures.
     """
     started = time.monotonic()
     config = preset("auto")
-    config = dataclasses.replace(config, ppo=dataclasses.replace(config.ppo, num_envs=num_envs))
+    config = dataclasses.replace(config, ppo=dataclasses.replace(config.ppo, num_envs=num_envs, bfloat16=bfloat16))
     guided = [_run(variants.guidance(config, every=k, tolerance=tolerance)) for k in every]
     unguided = _run(variants.base(config))
     with ThreadPoolExecutor() as pool:
@@ -134,6 +137,7 @@ def _measure(
     return {
         "num_envs": num_envs,
         "mirror": unguided.config.ppo.mirror,
+        "bfloat16": unguided.config.ppo.bfloat16,
         "tolerance": guided[0].config.env.guidance.tolerance,
         "compile_seconds": compile_seconds,
         "unguided_steps_per_second": samples / base,

@@ -31,6 +31,7 @@ class PPOConfig:
     max_grad_norm: float = 1.0  # global norm to which a gradient is clipped
     policy_hidden: tuple[int, ...] = (512, 256, 128)  # units per hidden layer, ELU
     value_hidden: tuple[int, ...] = (512, 256, 128)
+    bfloat16: bool = False  # hidden layers in bfloat16; the last ones, losses and all that is kept stay in float32
     init_std: float = 1.0  # standard deviation of the first actions, in units of the action
     min_std: float = 0.01  # bounds that the learned standard deviation cannot leave
     max_std: float = 10.0

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+from brax.training import networks as brax_networks
 from brax.training import types as brax_types
 from brax.training.acme import running_statistics
 from brax.training.agents.ppo import networks as ppo_networks
@@ -41,7 +43,7 @@ def make_networks(config: PPOConfig, observation_size: Mapping[str, int], action
     (a directly learned one can, and then ends the training; see `limit_std` for its bounds).
 
     Args:
-        config: Layer sizes, observation keys, first standard deviation, normalization.
+        config: Layer sizes and precision, observation keys, first standard deviation, normalization.
         observation_size: Entries of each observation.
         action_size: Entries of an action.
 
@@ -60,7 +62,9 @@ def make_networks(config: PPOConfig, observation_size: Mapping[str, int], action
     preprocess: Any = (
         running_statistics.normalize if config.normalize_observations else brax_types.identity_observation_preprocessor
     )
-    return ppo_networks.make_ppo_networks(
+    if config.bfloat16:
+        preprocess = _then_round(preprocess)
+    networks: Any = ppo_networks.make_ppo_networks(
         dict(observation_size),
         action_size,
         preprocess_observations_fn=preprocess,
@@ -77,6 +81,33 @@ def make_networks(config: PPOConfig, observation_size: Mapping[str, int], action
             jax.nn.initializers.variance_scaling, config.mean_init_scale, "fan_in", "uniform"
         ),
     )
+    if not config.bfloat16:
+        return networks
+    return networks.replace(
+        policy_network=_rounded(networks.policy_network, len(config.policy_hidden)),
+        value_network=_rounded(networks.value_network, len(config.value_hidden)),
+    )
+
+
+def _then_round(preprocess: Callable[..., Array]) -> Callable[..., Array]:
+    return lambda *arguments: preprocess(*arguments).astype(jnp.bfloat16)
+
+
+def _rounded(network: brax_networks.FeedForwardNetwork, hidden: int) -> brax_networks.FeedForwardNetwork:
+    """The network with its hidden layers in bfloat16, given inputs in bfloat16.
+
+    flax computes a layer in the wider of the types of its input and weights: the last layer, whose weights are not
+    rounded, in float32. Half of an update's time is the traffic of activations, which this halves.
+    """
+    names = {f"hidden_{i}" for i in range(hidden)}
+
+    def rounded(path: tuple[Any, ...], leaf: Array) -> Array:
+        return leaf.astype(jnp.bfloat16) if any(getattr(entry, "key", None) in names for entry in path) else leaf
+
+    def apply(normalizer: Any, parameters: PyTree, observation: Any) -> Any:
+        return network.apply(normalizer, jax.tree_util.tree_map_with_path(rounded, parameters), observation)
+
+    return dataclasses.replace(network, apply=apply)
 
 
 def init_normalizer(

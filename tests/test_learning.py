@@ -25,7 +25,8 @@ from toy_env import Ladder, PointMass
 
 import learning
 from learning import Learner, PPOConfig, RunConfig, checkpoint, health, progress, record, replay
-from learning.networks import limit_std, std_range, std_within_bounds
+from learning.networks import init_normalizer, limit_std, std_range, std_within_bounds
+from learning.ppo import GPU_OPTIONS
 from learning.rollout import EpisodeStatistics, bootstrap_truncation
 from learning.types import fetch_scalars
 from learning.update import adapt_learning_rate
@@ -127,6 +128,45 @@ def test_learns_as_brax_does_from_the_same_samples(learner, evaluate):
     agent = learning.AgentParams(normalizer, policy, value)
     theirs = float(evaluate(learning.make_policy(agent, SMALL, 1), jax.random.PRNGKey(0))["episode_return"])
     assert ours > theirs - 2.0  # seeds differ by about 1
+
+
+@pytest.mark.parametrize("network", ["policy_network", "value_network"])
+def test_hidden_layers_in_bfloat16_are_the_same_to_two_digits(network):
+    sizes, key = {"state": 20, "privileged_state": 30}, jax.random.PRNGKey(1)
+    obs = {name: 3.0 * jax.random.normal(key, (256, size)) for name, size in sizes.items()}
+    normalizer = init_normalizer(SMALL, sizes)
+    exact, rounded = (
+        getattr(learning.make_networks(dataclasses.replace(SMALL, bfloat16=half), sizes, 4), network)
+        for half in (False, True)
+    )
+
+    def loss(weights, network):
+        first = jax.tree.leaves(network.apply(normalizer, weights, obs))[0]
+        return jnp.sum(first**2), first
+
+    weights = exact.init(key)
+    for a, b in zip(
+        *(jax.tree.leaves(jax.grad(loss, has_aux=True)(weights, network)) for network in (exact, rounded)), strict=True
+    ):
+        assert b.dtype == jnp.float32
+        if np.any(a):
+            assert 1e-5 < np.linalg.norm(a - b) / np.linalg.norm(a) < 3e-2  # bfloat16 has eight bits, and was used
+
+
+def test_learns_in_bfloat16(evaluate):
+    half = dataclasses.replace(SMALL, bfloat16=True)
+    learner = Learner(PointMass(), half)
+    state, _ = iterate(learner, learner.init(), 100)
+    learned = float(evaluate(learning.make_policy(state.agent, half, 1), jax.random.PRNGKey(0))["episode_return"])
+    assert 46.0 < learned < 50.0  # as in float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.weights)} == {jnp.dtype(jnp.float32)}
+
+
+def test_the_compiler_knows_the_options_for_gpus():
+    compiled = jax.jit(lambda x: x + 1).lower(1).compile(compiler_options=GPU_OPTIONS)
+    assert compiled(1) == 2
+    with pytest.raises(jax.errors.JaxRuntimeError, match="not a valid enum value"):
+        jax.jit(lambda x: x + 1).lower(1).compile(compiler_options=dict.fromkeys(GPU_OPTIONS, "unheard of"))
 
 
 def test_a_critic_learns_the_value_beyond_the_time_limit():
