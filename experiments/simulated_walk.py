@@ -49,7 +49,7 @@ def model() -> CentroidalModel:
     return CentroidalModel(**{name: jnp.asarray(value, jnp.float32) for name, value in figures.items()})
 
 
-def start(phase: Float[Array, ""]) -> Walker:
+def start(phase: Float[Array, ""], config: CentroidalConfig = CONFIG) -> Walker:
     """At rest on both feet, at some phase of the gait, with nothing solved before."""
     robot = model()
     state = CentroidalState(
@@ -61,26 +61,33 @@ def start(phase: Float[Array, ""]) -> Walker:
         yaw=jnp.zeros(()),
         ground_height=jnp.zeros(()),
     )
-    answer = WarmStart(jnp.zeros((CONFIG.horizon, 12)), Multipliers(jnp.zeros((CONFIG.horizon, 24))))
+    answer = WarmStart(jnp.zeros((config.horizon, 12)), Multipliers(jnp.zeros((config.horizon, 24))))
     return Walker(state, phase, weight_share(robot, jnp.ones(2, bool)), answer)
 
 
-def problem(walker: Walker, command: Float[Array, " 3"]) -> pimpc.LTVProblem:
+def problem(walker: Walker, command: Float[Array, " 3"], config: CentroidalConfig = CONFIG) -> pimpc.LTVProblem:
     """What the robot's MPC has to solve now."""
-    return build_problem(CONFIG, GAIT, model(), walker.state, walker.phase, command, True, walker.u_prev)[0]
+    return build_problem(config, GAIT, model(), walker.state, walker.phase, command, True, walker.u_prev)[0]
 
 
-def advance(walker: Walker, command: Float[Array, " 3"], push: Float[Array, " 3"], answer: pimpc.Solution) -> Walker:
+def advance(
+    walker: Walker,
+    command: Float[Array, " 3"],
+    push: Float[Array, " 3"],
+    answer: pimpc.Solution,
+    config: CentroidalConfig = CONFIG,
+) -> Walker:
     """The robot one control period later.
 
     Args:
         walker: the robot now.
         command: v_x, v_y [m/s], ω_z [rad/s].
         push: an impulse on the CoM at the end of the period [N s].
-        answer: the solution of `problem(walker, command)`.
+        answer: the solution of `problem(walker, command, config)`.
+        config: of the MPC.
     """
     state, robot = walker.state, model()
-    _, contacts = build_problem(CONFIG, GAIT, robot, state, walker.phase, command, True, walker.u_prev)
+    _, contacts = build_problem(config, GAIT, robot, state, walker.phase, command, True, walker.u_prev)
     arm = state.p_world_foot - state.p_world_com
     A, B, e = discretise(robot.mass, CONTROL, arm[None], contacts.stance[:1])
     x = (A[0] @ answer.x[0] + B[0] @ answer.u[0] + e[0]).at[3:6].add(push)
