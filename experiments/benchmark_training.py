@@ -2,9 +2,10 @@
 
     uv run --extra cuda13 --extra warp experiments/benchmark_training.py
 
-Each number of robots is measured in a process of its own. All of them compile first, side by side; then they run one
-after the other, alone on the device. Guidance is compared with the same training without any MPC (base-RL: other
-tracking terms, the same regularization). Figures go to `<out>/training_<backend>.json`.
+Each training is measured in a process of its own, as `train.py` is one. All of them compile first, side by side; then
+they run one after the other, alone on the device. Guidance is compared with the same training without any MPC (base-RL:
+other tracking terms, the same regularization). The parts of a guided iteration are timed as programs of their own.
+Figures go to `<out>/training_<backend>.json`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 from experiments.launch import writable
 
 MARK = "result: "  # begins the lines by which a worker answers
+UNGUIDED = 0  # in place of the control steps between solves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,14 @@ class TrainingBenchmarkConfig:
     out: Path = Path(__file__).parent / "results" / "training"
     """Directory of the results."""
     worker: int = 0
-    """Internal: the number of robots that this process measures."""
+    """Internal: the number of robots that this process measures, solved every `every` control steps, 0 for never."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_envs", 1), ("every", 0 if self.worker else 1)):
+            if any(value < least for value in getattr(self, name)):
+                raise ValueError(f"{name} = {getattr(self, name)}: must be at least {least} each.")
+        if not self.every or self.iterations < 1:
+            raise ValueError("every and iterations: at least one is needed of each.")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -71,29 +80,86 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def measure_all(config: TrainingBenchmarkConfig, sizes: tuple[int, ...]) -> Iterator[dict[str, Any]]:
-    """One process a size: all compile at once, then each has the device to itself."""
-    command = [sys.executable, "-m", "experiments.benchmark_training", "--iterations", str(config.iterations)]
-    command += ["--tolerance", str(config.tolerance), "--every", *(str(k) for k in config.every)]
-    command += ["--bfloat16"] if config.bfloat16 else []
-    workers = {}
-    for size in sizes:
-        arguments = [*command, "--worker", str(size)]
-        workers[size] = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    """One process a training: all compile at once, then each has the device to itself."""
+    rates = (UNGUIDED, *config.every)
+    workers = {(size, every): _start(config, size, every) for size in sizes for every in rates}
     try:
-        for size, worker in workers.items():
-            _answer(worker, size)
-            print(f"{size} robots: compiled", flush=True)
-        for size, worker in workers.items():
-            assert worker.stdin
-            print("go", file=worker.stdin, flush=True)
-            yield json.loads(_answer(worker, size))
-            worker.wait()
+        compiled = {}
+        for (size, every), worker in workers.items():
+            compiled[size, every] = _answer(worker, size)
+            print(f"{size} robots, {f'solved every {every}' if every else 'without guidance'}: compiled", flush=True)
+        for size in sizes:
+            timed = {every: _go(workers[size, every], size) for every in rates}
+            for every in config.every:
+                _tell(workers[size, every])  # to compile its parts, beside the others
+            for every in config.every:
+                _answer(workers[size, every], size)
+            parts = {every: _go(workers[size, every], size) for every in config.every}
+            seconds = max(compiled[size, every]["compile_seconds"] for every in rates)
+            yield {"num_envs": size, "compile_seconds": seconds} | summary(config, timed, parts)
+            for every in rates:
+                _tell(workers[size, every])
+                workers[size, every].wait()
     finally:
         for worker in workers.values():
             worker.kill()
 
 
-def _answer(worker: subprocess.Popen[str], size: int) -> str:
+def summary(
+    config: TrainingBenchmarkConfig, timed: dict[int, dict[str, Any]], parts: dict[int, dict[str, Any]]
+) -> dict[str, Any]:
+    """What was measured of one number of robots, by the control steps between solves."""
+    base = timed[UNGUIDED]
+    rows = []
+    for every, each in parts.items():
+        seconds, steps = timed[every]["iteration_seconds"], timed[every]["unroll_length"]
+        rows.append(
+            {
+                "every": every,
+                "iteration_seconds": seconds,
+                "steps_per_second": timed[every]["steps_per_second"],
+                "guidance_cost": 1.0 - base["iteration_seconds"] / seconds,
+                **each,
+                "shares": shares(each["part_seconds"], seconds, steps, every),
+            }
+        )
+    peaks = [one["peak_bytes"] for one in timed.values()]
+    return {
+        "mirror": base["mirror"],
+        "bfloat16": config.bfloat16,
+        "tolerance": config.tolerance,
+        "unguided_steps_per_second": base["steps_per_second"],
+        "guided": rows,
+        "peak_bytes": None if None in peaks else max(peaks),
+    }
+
+
+def shares(each: dict[str, float], iteration: float, steps: int, every: int) -> dict[str, float]:
+    """Of an iteration; the rest is kinematics, rewards, observations, resets and bookkeeping."""
+    times = {"physics": 1, "mpc": steps / every, "policy": steps, "update": 1}
+    found = {name: each[name] * count / iteration for name, count in times.items()}
+    return {**found, "rest": 1.0 - sum(found.values())}
+
+
+def _start(config: TrainingBenchmarkConfig, size: int, every: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "experiments.benchmark_training", "--worker", str(size), "--every", str(every)]
+    command += ["--iterations", str(config.iterations), "--tolerance", str(config.tolerance)]
+    command += ["--bfloat16"] if config.bfloat16 else []
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _tell(worker: subprocess.Popen[str]) -> None:
+    assert worker.stdin
+    print("go", file=worker.stdin, flush=True)
+
+
+def _go(worker: subprocess.Popen[str], size: int) -> dict[str, Any]:
+    """Lets a worker do its next stage, and waits for what it finds."""
+    _tell(worker)
+    return _answer(worker, size)
+
+
+def _answer(worker: subprocess.Popen[str], size: int) -> dict[str, Any]:
     """The next line that a worker prints.
 
     Raises:
@@ -102,18 +168,19 @@ def _answer(worker: subprocess.Popen[str], size: int) -> str:
     assert worker.stdout
     for line in worker.stdout:
         if line.startswith(MARK):  # libraries print, too
-            return line.removeprefix(MARK)
+            return json.loads(line.removeprefix(MARK))
     raise RuntimeError(f"The measurement of {size} robots ended without a result; its error is above.")
 
 
 def work(config: TrainingBenchmarkConfig) -> int:
-    """The process of one size: compiles, says so, waits for its turn, measures, prints one line of JSON."""
-    from experiments.training_cost import compile_cost
+    """The process of one training: a line of JSON after each stage, and a line to wait for before the next."""
+    from experiments.training_cost import Training, stages
 
-    measure = compile_cost(config.worker, config.every, config.tolerance, config.bfloat16)
-    print(f"{MARK}compiled", flush=True)
-    sys.stdin.readline()
-    print(f"{MARK}{json.dumps(measure(config.iterations))}", flush=True)
+    (every,) = config.every
+    for found in stages(Training(config.worker, every, config.tolerance, config.bfloat16, config.iterations)):
+        print(f"{MARK}{json.dumps(found)}", flush=True)
+        if not sys.stdin.readline():
+            return 1  # nobody is there any more
     return 0
 
 

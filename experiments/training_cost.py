@@ -1,11 +1,11 @@
-"""One size of the training benchmark: whole iterations with and without guidance, and their parts, on the clock."""
+"""One training of the benchmark, in a process of its own as any training: whole iterations, then the parts of one."""
 
 from __future__ import annotations
 
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from envs import guidance as mpc
 from envs import velocity
 from envs.velocity import VelocityEnv
 from experiments import variants
-from experiments.presets import TrainConfig, preset
+from experiments.presets import preset
 from learning.ppo import Learner, TrainState
 from learning.rollout import bootstrap_truncation, rollout_step
 from learning.update import Learned, update
@@ -26,50 +26,57 @@ WARM_UP = 3  # iterations before the clock runs: the first ones start from robot
 
 
 @dataclasses.dataclass(frozen=True)
-class _Run:
-    """A training that is compiled and ready."""
+class Training:
+    """What a process measures."""
 
-    config: TrainConfig
-    env: VelocityEnv
-    learner: Learner
+    num_envs: int
+    every: int  # control steps between solves; 0: no MPC
+    tolerance: float  # of the solver
+    bfloat16: bool  # whether the networks' hidden layers are
+    iterations: int  # on the clock
 
 
-def compile_cost(
-    num_envs: int, every: tuple[int, ...], tolerance: float, bfloat16: bool = False
-) -> Callable[[int], dict[str, Any]]:
-    """Compiles everything that is measured for a number of robots.
+def stages(training: Training) -> Iterator[dict[str, Any]]:
+    """Does one thing after another: compiles, runs iterations, and with guidance compiles the parts, and runs them.
 
-    Args:
-        num_envs: robots.
-        every: control steps between solves, one training each.
-        tolerance: of the solver.
-        bfloat16: whether the networks' hidden layers are.
-
-    Returns:
-        A function that takes the number of timed iterations and measures.
+    Yields:
+        What each stage has found. The next begins when it is asked for, so that several processes can compile side by
+        side and have the device to themselves in turn.
     """
-    started = time.monotonic()
+    env, learner = _make(training)
+    begun = time.monotonic()
+    _ = learner.compiled
+    yield {"compile_seconds": time.monotonic() - begun}
+    seconds, state = _iteration_seconds(learner, training.iterations)
+    ppo, stats = learner.config, jax.local_devices()[0].memory_stats() or {}
+    yield {
+        "iteration_seconds": seconds,
+        "steps_per_second": ppo.samples_per_iteration / seconds,
+        "unroll_length": ppo.unroll_length,
+        "mirror": ppo.mirror,
+        "peak_bytes": stats.get("peak_bytes_in_use"),
+    }
+    if training.every:
+        parts = _compile_parts(env, learner)
+        yield {}
+        yield {"part_seconds": {name: _seconds(partial(part, state)) for name, part in parts.items()}}
+
+
+def _make(training: Training) -> tuple[VelocityEnv, Learner]:
     config = preset("auto")
-    config = dataclasses.replace(config, ppo=dataclasses.replace(config.ppo, num_envs=num_envs, bfloat16=bfloat16))
-    guided = [_run(variants.guidance(config, every=k, tolerance=tolerance)) for k in every]
-    unguided = _run(variants.base(config))
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda run: run.learner.compiled, (*guided, unguided)))
-        parts = [_compile_parts(run, pool) for run in guided]  # whether answers are kept differs between them
-    seconds = time.monotonic() - started
-    return partial(_measure, guided, unguided, parts, seconds)
-
-
-def _run(config: TrainConfig) -> _Run:
+    ppo = dataclasses.replace(config.ppo, num_envs=training.num_envs, bfloat16=training.bfloat16)
+    config = dataclasses.replace(config, ppo=ppo)
+    if training.every:
+        config = variants.guidance(config, every=training.every, tolerance=training.tolerance)
+    else:
+        config = variants.base(config)
     env = velocity.make(config.env)
-    return _Run(config, env, Learner(env, config.ppo, jax.local_devices()[:1]))
+    return env, Learner(env, config.ppo, jax.local_devices()[:1])
 
 
-def _compile_parts(run: _Run, pool: ThreadPoolExecutor) -> dict[str, Callable[[TrainState], Any]]:
+def _compile_parts(env: VelocityEnv, learner: Learner) -> dict[str, Callable[[TrainState], Any]]:
     """The parts of an iteration as programs of their own: all its physics, one solve, one inference, one update."""
-    env, learner = run.env, run.learner
-    ppo = learner.config
-    abstract = learner.abstract_state
+    ppo, abstract = learner.config, learner.abstract_state
 
     def physics(state: TrainState) -> Any:
         task, before = state.env_state.info["task"], state.env_state.pipeline_state
@@ -101,57 +108,21 @@ def _compile_parts(run: _Run, pool: ThreadPoolExecutor) -> dict[str, Callable[[T
         return update(before, drawn, state.normalizer, learner.networks, ppo, state.key, mirror)
 
     functions = {"physics": physics, "mpc": plan, "policy": policy, "update": learn}
-    compiled = pool.map(lambda f: jax.jit(f).lower(abstract).compile(), functions.values())
-    return dict(zip(functions, compiled, strict=True))
+    with ThreadPoolExecutor() as pool:
+        compiled = pool.map(lambda f: jax.jit(f).lower(abstract).compile(), functions.values())
+        return dict(zip(functions, compiled, strict=True))
 
 
 def _learned(state: TrainState) -> Learned:
     return Learned(state.weights, state.optimizer_state, state.learning_rate)
 
 
-def _measure(
-    guided: list[_Run],
-    unguided: _Run,
-    parts: list[dict[str, Callable[[TrainState], Any]]],
-    compile_seconds: float,
-    iterations: int,
-) -> dict[str, Any]:
-    num_envs = unguided.config.ppo.num_envs
-    base = _iteration_seconds(unguided, iterations)[0]
-    samples = unguided.config.ppo.samples_per_iteration
-    rows = []
-    for run, programs in zip(guided, parts, strict=True):
-        seconds, state = _iteration_seconds(run, iterations)
-        each = {name: _seconds(partial(part, state)) for name, part in programs.items()}
-        rows.append(
-            {
-                "every": run.config.env.guidance.every,
-                "iteration_seconds": seconds,
-                "steps_per_second": samples / seconds,
-                "guidance_cost": 1.0 - base / seconds,
-                "part_seconds": each,
-                "shares": _shares(each, seconds, run.config.ppo.unroll_length, run.config.env.guidance.every),
-            }
-        )
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return {
-        "num_envs": num_envs,
-        "mirror": unguided.config.ppo.mirror,
-        "bfloat16": unguided.config.ppo.bfloat16,
-        "tolerance": guided[0].config.env.guidance.tolerance,
-        "compile_seconds": compile_seconds,
-        "unguided_steps_per_second": samples / base,
-        "guided": rows,
-        "peak_bytes": stats.get("peak_bytes_in_use"),
-    }
-
-
-def _iteration_seconds(run: _Run, iterations: int) -> tuple[float, TrainState]:
+def _iteration_seconds(learner: Learner, iterations: int) -> tuple[float, TrainState]:
     """Median time of an iteration of training, and the state that it came to."""
-    state, seconds = run.learner.init(), []
+    state, seconds = learner.init(), []
     for i in range(WARM_UP + iterations):
         start = time.perf_counter()
-        state, _, _ = jax.block_until_ready(run.learner.iterate(state))
+        state, _, _ = jax.block_until_ready(learner.iterate(state))
         if i >= WARM_UP:
             seconds.append(time.perf_counter() - start)
     return statistics.median(seconds), state
@@ -165,10 +136,3 @@ def _seconds(call: Callable[[], Any], repeats: int = 10) -> float:
         jax.block_until_ready(call())
         found.append(time.perf_counter() - start)
     return statistics.median(found)
-
-
-def _shares(each: dict[str, float], iteration: float, steps: int, every: int) -> dict[str, float]:
-    """Of an iteration; the rest is kinematics, rewards, observations, resets and bookkeeping."""
-    times = {"physics": 1, "mpc": steps / every, "policy": steps, "update": 1}
-    shares = {name: each[name] * count / iteration for name, count in times.items()}
-    return {**shares, "rest": 1.0 - sum(shares.values())}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import pimpc
-from experiments import benchmark_solver, benchmark_training, compare_kernels, training_cost
+from experiments import benchmark_solver, benchmark_training, compare_kernels
 from experiments.benchmark_solver import BenchmarkConfig, Pace
 from experiments.solver_accuracy import Answer, measure
 from experiments.solver_jax import in_a_row
@@ -199,7 +199,8 @@ def test_comparing_two_solvers_finds_what_they_differ_in(capsys):
 @pytest.mark.skipif(not os.environ.get("BENCHMARKS"), reason="minutes of compilation; BENCHMARKS=1 runs it")
 @pytest.mark.timeout(900)
 def test_a_small_training_is_measured():
-    row = training_cost.compile_cost(num_envs=4, every=(2, 10), tolerance=1e-3, bfloat16=True)(1)
+    config = benchmark_training.TrainingBenchmarkConfig(every=(2, 10), bfloat16=True, iterations=1)
+    (row,) = benchmark_training.measure_all(config, (4,))
     run, rare = row["guided"]  # only the first keeps answers, in states that the other's programs would not take
     assert rare["every"] == 10 and set(rare["part_seconds"]) == set(run["part_seconds"])
     assert set(run["part_seconds"]) == {"physics", "mpc", "policy", "update"}
@@ -217,9 +218,34 @@ def test_a_file_is_no_directory_for_the_results(tmp_path, capsys):
 
 def test_parts_count_as_often_as_they_happen():
     parts = {"physics": 0.4, "mpc": 0.05, "policy": 0.01, "update": 0.1}
-    shares = training_cost._shares(parts, iteration=2.0, steps=24, every=12)
+    shares = benchmark_training.shares(parts, iteration=2.0, steps=24, every=12)
     expected = {"physics": 0.2, "mpc": 0.05, "policy": 0.12, "update": 0.05, "rest": 0.58}
     assert shares == pytest.approx(expected)
+
+
+def test_guidance_costs_what_it_adds_to_an_iteration():
+    config = benchmark_training.TrainingBenchmarkConfig(every=(2,))
+    timed = {
+        every: {
+            "iteration_seconds": seconds, "steps_per_second": 64 / seconds, "unroll_length": 16, "mirror": True,
+            "peak_bytes": 100 + every,
+        }
+        for every, seconds in ((0, 3.0), (2, 4.0))
+    }  # fmt: skip
+    parts = {2: {"part_seconds": {"physics": 2.0, "mpc": 0.05, "policy": 0.01, "update": 0.6}}}
+    row = benchmark_training.summary(config, timed, parts)
+    assert (row["unguided_steps_per_second"], row["peak_bytes"]) == (64 / 3, 102)
+    assert (row["guided"][0]["steps_per_second"], row["guided"][0]["guidance_cost"]) == (16.0, 0.25)
+    assert row["guided"][0]["shares"] == pytest.approx(
+        {"physics": 0.5, "mpc": 0.1, "policy": 0.04, "update": 0.15, "rest": 0.21}
+    )
+
+
+@pytest.mark.parametrize("flags", [("--every", "0"), ("--every",), ("--num-envs", "0"), ("--iterations", "0")])
+def test_nothing_to_measure_is_said(flags, capsys):
+    with pytest.raises(SystemExit) as end:
+        benchmark_training.main([*flags])
+    assert end.value.code == 2 and "at least" in capsys.readouterr().err
 
 
 def test_the_table_has_a_line_for_each_rate():
@@ -238,7 +264,7 @@ def say(*lines):
 
 
 def test_a_worker_is_heard_through_what_libraries_print():
-    with say("Module wp.k 123 load on device 'cuda:0'", "result: {}", "result: later") as worker:
-        assert benchmark_training._answer(worker, 8) == "{}\n"
+    with say("Module wp.k 123 load on device 'cuda:0'", "result: {}", "result: []") as worker:
+        assert benchmark_training._answer(worker, 8) == {}
     with say("Module again") as worker, pytest.raises(RuntimeError, match="8 robots ended without a result"):
         benchmark_training._answer(worker, 8)
