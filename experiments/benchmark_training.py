@@ -53,7 +53,7 @@ class TrainingBenchmarkConfig:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measures all sizes, writes the figures and prints the table; exit code 2 if there is nowhere to write."""
+    """Measures all sizes, writes the figures and prints the table; what ends it early ends in one sentence."""
     import tyro
 
     config = tyro.cli(TrainingBenchmarkConfig, args=arguments, prog="benchmark_training.py", description=__doc__)
@@ -71,10 +71,17 @@ def main(arguments: list[str] | None = None) -> int:
     sizes = config.num_envs or ((64,) if here["backend"] == "cpu" else (1024, 2048, 4096, 8192, 16384))
     path = config.out / f"training_{here['backend']}.json"
     rows = []
-    for row in measure_all(config, sizes):
-        rows.append(row)
-        path.write_text(json.dumps({"environment": here, "rows": rows}, indent=1) + "\n")
-        print(table([row], head=len(rows) == 1), flush=True)
+    try:
+        for row in measure_all(config, sizes):
+            rows.append(row)
+            path.write_text(json.dumps({"environment": here, "rows": rows}, indent=1) + "\n")
+            print(table([row], head=len(rows) == 1), flush=True)
+    except RuntimeError as error:
+        print(f"benchmark_training.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nStopped; {f'what was measured is in {path}' if rows else 'nothing was measured'}.", file=sys.stderr)
+        return 130
     print(f"Figures: {path}")
     return 0
 
@@ -102,7 +109,8 @@ def measure_all(config: TrainingBenchmarkConfig, sizes: tuple[int, ...]) -> Iter
                 workers[size, every].wait()
     finally:
         for worker in workers.values():
-            worker.kill()
+            with worker:  # whose end closes the pipes
+                worker.kill()
 
 
 def summary(
@@ -145,7 +153,8 @@ def _start(config: TrainingBenchmarkConfig, size: int, every: int) -> subprocess
     command = [sys.executable, "-m", "experiments.benchmark_training", "--worker", str(size), "--every", str(every)]
     command += ["--iterations", str(config.iterations), "--tolerance", str(config.tolerance)]
     command += ["--bfloat16"] if config.bfloat16 else []
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    # In a session of its own, Ctrl-C reaches this process alone, which then ends the others.
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def _tell(worker: subprocess.Popen[str]) -> None:

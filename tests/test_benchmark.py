@@ -248,6 +248,28 @@ def test_nothing_to_measure_is_said(flags, capsys):
     assert end.value.code == 2 and "at least" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("ending", "code", "sentence"),
+    [
+        (
+            RuntimeError("The measurement of 4 robots ended."),
+            1,
+            "benchmark_training.py: The measurement of 4 robots ended.",
+        ),
+        (KeyboardInterrupt(), 130, "Stopped; nothing was measured."),
+    ],
+)
+def test_what_ends_it_early_is_one_sentence(ending, code, sentence, tmp_path, monkeypatch, capsys):
+    def fail(config, sizes):
+        raise ending
+        yield
+
+    monkeypatch.setattr(benchmark_training, "measure_all", fail)
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else main would leave it behind
+    assert benchmark_training.main(["--num-envs", "4", "--out", str(tmp_path)]) == code
+    assert capsys.readouterr().err.strip() == sentence
+
+
 def test_the_table_has_a_line_for_each_rate():
     shares = dict.fromkeys(("physics", "mpc", "policy", "update", "rest"), 0.2)
     guided = [{"every": k, "steps_per_second": 1e5 / k, "guidance_cost": 0.1, "shares": shares} for k in (1, 2)]
