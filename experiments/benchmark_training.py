@@ -37,6 +37,8 @@ class TrainingBenchmarkConfig:
     """Of the solver."""
     bfloat16: bool = False
     """Hidden layers of the networks in bfloat16, as with `train.py --ppo.bfloat16`."""
+    double_buffer: bool = False
+    """Loops compiled as with `train.py --ppo.double-buffer`."""
     iterations: int = 5
     """Timed iterations of training."""
     out: Path = Path(__file__).parent / "results" / "training"
@@ -135,6 +137,7 @@ def summary(
     return {
         "mirror": base["mirror"],
         "bfloat16": config.bfloat16,
+        "double_buffer": config.double_buffer,
         "tolerance": config.tolerance,
         "unguided_steps_per_second": base["steps_per_second"],
         "guided": rows,
@@ -152,7 +155,7 @@ def shares(each: dict[str, float], iteration: float, steps: int, every: int) -> 
 def _start(config: TrainingBenchmarkConfig, size: int, every: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "experiments.benchmark_training", "--worker", str(size), "--every", str(every)]
     command += ["--iterations", str(config.iterations), "--tolerance", str(config.tolerance)]
-    command += ["--bfloat16"] if config.bfloat16 else []
+    command += [flag for flag in ("--bfloat16", "--double-buffer") if getattr(config, flag[2:].replace("-", "_"))]
     # In a session of its own, Ctrl-C reaches this process alone, which then ends the others.
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
@@ -186,7 +189,10 @@ def work(config: TrainingBenchmarkConfig) -> int:
     from experiments.training_cost import Training, stages
 
     (every,) = config.every
-    for found in stages(Training(config.worker, every, config.tolerance, config.bfloat16, config.iterations)):
+    training = Training(
+        config.worker, every, config.tolerance, config.bfloat16, config.double_buffer, config.iterations
+    )
+    for found in stages(training):
         print(f"{MARK}{json.dumps(found)}", flush=True)
         if not sys.stdin.readline():
             return 1  # nobody is there any more

@@ -33,6 +33,7 @@ class Training:
     every: int  # control steps between solves; 0: no MPC
     tolerance: float  # of the solver
     bfloat16: bool  # whether the networks' hidden layers are
+    double_buffer: bool  # how loops are compiled
     iterations: int  # on the clock
 
 
@@ -64,8 +65,8 @@ def stages(training: Training) -> Iterator[dict[str, Any]]:
 
 def _make(training: Training) -> tuple[VelocityEnv, Learner]:
     config = preset("auto")
-    ppo = dataclasses.replace(config.ppo, num_envs=training.num_envs, bfloat16=training.bfloat16)
-    config = dataclasses.replace(config, ppo=ppo)
+    changes = {name: getattr(training, name) for name in ("num_envs", "bfloat16", "double_buffer")}
+    config = dataclasses.replace(config, ppo=dataclasses.replace(config.ppo, **changes))
     if training.every:
         config = variants.guidance(config, every=training.every, tolerance=training.tolerance)
     else:

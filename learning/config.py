@@ -32,6 +32,7 @@ class PPOConfig:
     policy_hidden: tuple[int, ...] = (512, 256, 128)  # units per hidden layer, ELU
     value_hidden: tuple[int, ...] = (512, 256, 128)
     bfloat16: bool = False  # hidden layers in bfloat16; the last ones, losses and all that is kept stay in float32
+    double_buffer: bool = False  # on a GPU, two turns of a loop become one: less is copied, compiling takes longer
     init_std: float = 1.0  # standard deviation of the first actions, in units of the action
     min_std: float = 0.01  # bounds that the learned standard deviation cannot leave
     max_std: float = 10.0

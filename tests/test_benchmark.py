@@ -199,7 +199,7 @@ def test_comparing_two_solvers_finds_what_they_differ_in(capsys):
 @pytest.mark.skipif(not os.environ.get("BENCHMARKS"), reason="minutes of compilation; BENCHMARKS=1 runs it")
 @pytest.mark.timeout(900)
 def test_a_small_training_is_measured():
-    config = benchmark_training.TrainingBenchmarkConfig(every=(2, 10), bfloat16=True, iterations=1)
+    config = benchmark_training.TrainingBenchmarkConfig(every=(2, 10), bfloat16=True, double_buffer=True, iterations=1)
     (row,) = benchmark_training.measure_all(config, (4,))
     run, rare = row["guided"]  # only the first keeps answers, in states that the other's programs would not take
     assert rare["every"] == 10 and set(rare["part_seconds"]) == set(run["part_seconds"])

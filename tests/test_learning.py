@@ -26,7 +26,7 @@ from toy_env import Ladder, PointMass
 import learning
 from learning import Learner, PPOConfig, RunConfig, checkpoint, health, progress, record, replay
 from learning.networks import init_normalizer, limit_std, std_range, std_within_bounds
-from learning.ppo import GPU_OPTIONS
+from learning.ppo import DOUBLE_BUFFER
 from learning.rollout import EpisodeStatistics, bootstrap_truncation
 from learning.types import fetch_scalars
 from learning.update import adapt_learning_rate
@@ -162,11 +162,13 @@ def test_learns_in_bfloat16(evaluate):
     assert {leaf.dtype for leaf in jax.tree.leaves(state.weights)} == {jnp.dtype(jnp.float32)}
 
 
-def test_the_compiler_knows_the_options_for_gpus():
-    compiled = jax.jit(lambda x: x + 1).lower(1).compile(compiler_options=GPU_OPTIONS)
+def test_the_compiler_knows_its_option_and_is_given_it(monkeypatch):
+    compiled = jax.jit(lambda x: x + 1).lower(1).compile(compiler_options=DOUBLE_BUFFER)
     assert compiled(1) == 2
+    wrong = dict.fromkeys(DOUBLE_BUFFER, "unheard of")
+    monkeypatch.setattr("learning.ppo.DOUBLE_BUFFER", wrong)
     with pytest.raises(jax.errors.JaxRuntimeError, match="not a valid enum value"):
-        jax.jit(lambda x: x + 1).lower(1).compile(compiler_options=dict.fromkeys(GPU_OPTIONS, "unheard of"))
+        _ = Learner(PointMass(), dataclasses.replace(SMALL, double_buffer=True)).compiled
 
 
 def test_a_critic_learns_the_value_beyond_the_time_limit():
