@@ -10,6 +10,7 @@ Figures go to `<out>/training_<backend>.json`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -111,8 +112,8 @@ def measure_all(config: TrainingBenchmarkConfig, sizes: tuple[int, ...]) -> Iter
                 workers[size, every].wait()
     finally:
         for worker in workers.values():
-            with worker:  # whose end closes the pipes
-                worker.kill()
+            worker.kill()
+            worker.communicate()  # closes the pipes
 
 
 def summary(
@@ -162,7 +163,8 @@ def _start(config: TrainingBenchmarkConfig, size: int, every: int) -> subprocess
 
 def _tell(worker: subprocess.Popen[str]) -> None:
     assert worker.stdin
-    print("go", file=worker.stdin, flush=True)
+    with contextlib.suppress(BrokenPipeError):  # its end shows when it is to answer
+        print("go", file=worker.stdin, flush=True)
 
 
 def _go(worker: subprocess.Popen[str], size: int) -> dict[str, Any]:

@@ -290,3 +290,16 @@ def test_a_worker_is_heard_through_what_libraries_print():
         assert benchmark_training._answer(worker, 8) == {}
     with say("Module again") as worker, pytest.raises(RuntimeError, match="8 robots ended without a result"):
         benchmark_training._answer(worker, 8)
+
+
+def test_a_worker_that_has_died_is_missed_when_it_is_to_answer(monkeypatch):
+    workers = []
+
+    def start(*_):
+        workers.append(say('result: {"compile_seconds": 1}'))
+        return workers[-1]
+
+    monkeypatch.setattr(benchmark_training, "_start", start)
+    with pytest.raises(RuntimeError, match="8 robots ended without a result"):
+        next(benchmark_training.measure_all(benchmark_training.TrainingBenchmarkConfig(), (8,)))
+    assert len(workers) == 3 and None not in [worker.returncode for worker in workers]
