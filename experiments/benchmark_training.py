@@ -156,7 +156,8 @@ def shares(each: dict[str, float], iteration: float, steps: int, every: int) -> 
 def _start(config: TrainingBenchmarkConfig, size: int, every: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "experiments.benchmark_training", "--worker", str(size), "--every", str(every)]
     command += ["--iterations", str(config.iterations), "--tolerance", str(config.tolerance)]
-    command += [flag for flag in ("--bfloat16", "--double-buffer") if getattr(config, flag[2:].replace("-", "_"))]
+    command += ["--bfloat16"] if config.bfloat16 else []
+    command += ["--double-buffer"] if config.double_buffer else []
     # In a session of its own, Ctrl-C reaches this process alone, which then ends the others.
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
@@ -192,7 +193,12 @@ def work(config: TrainingBenchmarkConfig) -> int:
 
     (every,) = config.every
     training = Training(
-        config.worker, every, config.tolerance, config.bfloat16, config.double_buffer, config.iterations
+        num_envs=config.worker,
+        every=every,
+        tolerance=config.tolerance,
+        bfloat16=config.bfloat16,
+        double_buffer=config.double_buffer,
+        iterations=config.iterations,
     )
     for found in stages(training):
         print(f"{MARK}{json.dumps(found)}", flush=True)

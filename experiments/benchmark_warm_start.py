@@ -83,7 +83,10 @@ def measure(batch: int, horizon: int, tolerance: float, moments: int, repeats: i
     walkers = start(jnp.asarray(rng.random(batch), jnp.float32))
     pose, move = jax.jit(problem), jax.jit(advance)
     posed = jax.eval_shape(pose, walkers, jax.ShapeDtypeStruct((batch, 3), jnp.float32))
-    compiled = partial(_compiled, now=posed, answer=walkers.answer)
+
+    def compiled(solve: Callable[..., pimpc.Solution]) -> Callable[..., pimpc.Solution]:
+        return jax.jit(jax.vmap(solve)).lower(posed, walkers.answer).compile()
+
     cold = compiled(lambda now, answer: pimpc.solve(now, method))
     warm = compiled(lambda now, answer: pimpc.solve(now, method, pimpc.shift(answer, sim.SHIFT, now)))
     samples: dict[str, list[_Sample]] = {"cold": [], "warm": []}
@@ -115,12 +118,6 @@ class _Sample(NamedTuple):
     seconds: float  # median, each waited for
     seconds_in_a_row: float
     answer: pimpc.Solution
-
-
-def _compiled(
-    solve: Callable[..., pimpc.Solution], now: pimpc.LTVProblem, answer: pimpc.WarmStart
-) -> Callable[..., pimpc.Solution]:
-    return jax.jit(jax.vmap(solve)).lower(now, answer).compile()
 
 
 def _timed(solve: Callable[[], pimpc.Solution], repeats: int) -> _Sample:

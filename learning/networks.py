@@ -97,7 +97,7 @@ def _rounded(network: brax_networks.FeedForwardNetwork, hidden: int) -> brax_net
     """The network with its hidden layers in bfloat16, given inputs in bfloat16.
 
     flax computes a layer in the wider of the types of its input and weights: the last layer, whose weights are not
-    rounded, in float32. Half of an update's time is the traffic of activations, which this halves.
+    rounded, in float32. More than half of an update's time is the traffic of activations, which this halves.
     """
     names = {f"hidden_{i}" for i in range(hidden)}
 
