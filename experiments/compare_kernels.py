@@ -19,12 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import pimpc
+from experiments import simulated_walk as sim
 from experiments.solver_problems import load
 from experiments.solver_records import environment
 from pimpc.method import Method
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Array, Float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class CompareConfig:
     """What to compare."""
 
     batch: int = 4096
-    """Problems at N = 10 (and a quarter of them at N = 50); a small batch of 64 is compared as well."""
+    """Problems at N = 10; a quarter of them at N = 50 and a sixteenth at N = 400; and a small batch of 64."""
     tolerances: tuple[float, ...] = (1e-3, 1e-5)
     """Of the solver."""
     agreement: float = 2e-2
@@ -78,7 +79,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def cases(batch: int) -> list[Case]:
-    """Recorded walks, in small and large batches; and problems without an answer among others that have one."""
+    """Recorded walks, in small and large batches; problems without an answer among others; and a long horizon.
+
+    The last are of robots that set out to walk for 28 s. Solves start from no inputs, which is to fall four kilometres.
+    """
     result = []
     for N, name, size in ((10, "walk", 64), (10, "walk", batch), (50, "walk", batch // 4)):
         problems = load(N)
@@ -90,7 +94,21 @@ def cases(batch: int) -> list[Case]:
     h = jnp.where(odd[:, None, None], walk.h - 1e4, walk.h)  # every second problem asks for the impossible
     result.append(Case("half of them infeasible", dataclasses.replace(walk, h=h), None))
     x0 = walk.x0.at[1::3].set(jnp.nan)
-    return [*result, Case("a third of them NaN", dataclasses.replace(walk, x0=x0), None)]
+    result.append(Case("a third of them NaN", dataclasses.replace(walk, x0=x0), None))
+    return [*result, Case("walk for 28 s", _long_walk(max(batch // 16, 1)), None)]
+
+
+def _long_walk(batch: int) -> pimpc.LTVProblem:
+    config, rng = dataclasses.replace(sim.CONFIG, horizon=400), np.random.default_rng(0)
+    phase = jnp.asarray(rng.random(batch), jnp.float32)
+    command = jnp.asarray(rng.uniform([-0.5, -0.3, -0.7], [1.0, 0.3, 0.7], (batch, 3)), jnp.float32)
+
+    @jax.jit
+    @jax.vmap
+    def pose(phase: Float[Array, ""], command: Float[Array, " 3"]) -> pimpc.LTVProblem:
+        return sim.problem(sim.start(phase, config), command, config)
+
+    return pose(phase, command)
 
 
 def compare(case: Case, kernels: Method, plain: Method, agreement: float) -> dict[str, Any]:

@@ -190,6 +190,7 @@ def test_comparing_two_solvers_finds_what_they_differ_in(capsys):
     assert not compare_kernels.compare(cases[1], rough, exact, 1e-3)["agree"]
     mixed = compare_kernels.compare(cases[3], exact, exact, 1e-6)
     assert mixed["statuses"][1] == {"SOLVED": 2, "INFEASIBLE": 2}
+    assert cases[-1].problem.B.shape == (1, 400, 9, 12)
     assert compare_kernels.main([]) == 2 and "no NVIDIA GPU" in capsys.readouterr().err
 
 

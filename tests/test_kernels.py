@@ -196,6 +196,24 @@ def test_warm_starts_are_used_as_by_xla(without, most_free, on_cpu):
 
 
 @needs_compiler
+def test_what_falls_for_kilometres_without_inputs_is_held_where_it_belongs(on_cpu):
+    """The first step, from zero inputs, is a million times what the plan may be off by."""
+    N, dt = 400, 0.07
+    fall = {
+        "A": np.tile([[1.0, dt], [0.0, 1.0]], (N, 1, 1)), "B": np.tile([[0.5 * dt**2], [dt]], (N, 1, 1)),
+        "e": np.tile([-0.5 * 9.81 * dt**2, -9.81 * dt], (N, 1)), "x0": np.array([0.7, 0.1]), "u_prev": np.array([9.81]),
+        "x_ref": np.tile([0.7, 0.0], (N, 1)), "u_ref": np.full((N, 1), 9.81), "Q": np.tile([5e4, 10.0], (N, 1)),
+        "R": np.full((N, 1), 0.01), "S": np.full((N, 1), 1.0),
+        "u_min": np.full((N, 1), 0.0), "u_max": np.full((N, 1), 30.0),
+    }  # fmt: skip
+    problems = pimpc.LTVProblem(**{name: jnp.asarray(value, jnp.float32)[None] for name, value in fall.items()})
+    ours, theirs = (solve_all(problems, kernels) for kernels in ("cuda", "xla"))
+    agree(ours, theirs, 1e-5)
+    assert ours.status[0] == pimpc.Status.SOLVED
+    np.testing.assert_allclose(ours.x[0, -1], [0.7, 0.0], atol=1e-3)
+
+
+@needs_compiler
 def test_a_step_that_rounding_spoils_leaves_the_iterate_before_it(on_cpu):
     """With the next Hessian on its way to where the forces are put."""
     p = dataclasses.replace(batch(6, N=4, nx=3, nu=3, m=4, state_bounds=False), x_min=None, x_max=None)

@@ -94,7 +94,8 @@ DEVICE float backward(const Places &at, const Problem &of, const Tables &table, 
   return sum(saved);
 }
 
-// Takes the Newton step of the last backward pass.
+// Takes the Newton step of the last backward pass: its inputs, and rolls out the states anew. A step from where all falls
+// may be thousands of times as large as the plan, and states that were stepped as well would keep its rounding.
 DEVICE void take_newton_step(const Problem &of, const Tables &table) {
   int c = lane();
   float before = 0;
@@ -108,9 +109,10 @@ DEVICE void take_newton_step(const Problem &of, const Tables &table) {
     float t = table.t()[input], rate = of.S[input];
     T.place();
     before = forward(ba, table.T(k), t, rate, before);
-    if (c < n) table.point()[(k + 1) * n + c] += before;
+    if (c < nu) table.point()[(k + 1) * n + c] += before;
   }
   __syncwarp();
+  roll_out(of, table.point());
 }
 
 // Forth over the stages: the predictor's step, or the corrector's, which is the whole.
@@ -201,6 +203,10 @@ DEVICE void correct(const Places &at, const Problem &of, const Tables &table, co
   }
 }
 
+// Whether the states are rolled out in every iteration. In a hundred stages the rounding of steps of theirs would come to
+// more than is asked for; with fewer it does not, and to read B and A once more would be for nothing.
+constexpr bool rolls = N > 64;
+
 // Takes the step, and says whether to go on: whether the new iterate is not good enough yet.
 DEVICE bool move(const Problem &of, const Tables &table, Status &status) {
   int c = lane();
@@ -231,6 +237,10 @@ DEVICE bool move(const Problem &of, const Tables &table, Status &status) {
     }
     Column column = column_of(of, table.point(), k);
     float moved = column.value + step * table.move(k)[c < n ? c : n - 1];
+    if (rolls) {
+      float after = state_after(of, k, c < nu ? moved : before);
+      moved = c < nu ? moved : after;
+    }
     __syncwarp();
     if (c < n) table.point()[(k + 1) * n + c] = moved;
     for (int i = c; i < m; i += 32) table.at()[k * m + i] += step * table.climb(k)[i];

@@ -207,6 +207,14 @@ DEVICE float ahead(const float (&ba)[nx], float here) {
   return __shfl_sync(ALL, next, lane() < nu ? 0 : lane() - nu);
 }
 
+// x_{k+1} in the states' lanes, from (u_k, x_k) in the lanes.
+DEVICE float state_after(const Problem &of, int k, float here) {
+  int c = lane();
+  float ba[nx], e = of.e[k * nx + (c >= nu && c < n ? c - nu : 0)];
+  load_BA(of, k, ba);
+  return ahead(ba, here) + e;
+}
+
 // Rolls out the inputs in the table of points.
 DEVICE void roll_out(const Problem &of, float *point) {
   int c = lane();
@@ -214,10 +222,7 @@ DEVICE void roll_out(const Problem &of, float *point) {
   if (c < n) point[c] = c < nu ? of.u_prev[c] : of.x0[c - nu];
   float x = state ? of.x0[c - nu] : 0;
   for (int k = 0; k < N; k++) {
-    float ba[nx];
-    load_BA(of, k, ba);
-    float e = of.e[k * nx + (state ? c - nu : 0)];
-    x = ahead(ba, c < nu ? point[(k + 1) * n + c] : x) + e;
+    x = state_after(of, k, c < nu ? point[(k + 1) * n + c] : x);
     if (state) point[(k + 1) * n + c] = x;
   }
   __syncwarp();
