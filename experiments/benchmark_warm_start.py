@@ -92,7 +92,7 @@ def measure(batch: int, horizon: int, tolerance: float, moments: int, repeats: i
     samples: dict[str, list[_Sample]] = {"cold": [], "warm": []}
     for tick in range(8 * (moments + 1)):
         if tick % 40 == 0:
-            command = jnp.asarray(rng.uniform([-0.5, -0.3, -0.7], [1.0, 0.3, 0.7], (batch, 3)), jnp.float32)
+            command = sim.random_commands(rng, batch)
         now = pose(walkers, command)
         answer = warm(now, walkers.answer)
         if tick >= 8 and tick % 8 == 0:

@@ -101,7 +101,7 @@ def cases(batch: int) -> list[Case]:
 def _long_walk(batch: int) -> pimpc.LTVProblem:
     config, rng = dataclasses.replace(sim.CONFIG, horizon=400), np.random.default_rng(0)
     phase = jnp.asarray(rng.random(batch), jnp.float32)
-    command = jnp.asarray(rng.uniform([-0.5, -0.3, -0.7], [1.0, 0.3, 0.7], (batch, 3)), jnp.float32)
+    command = sim.random_commands(rng, batch)
 
     @jax.jit
     @jax.vmap

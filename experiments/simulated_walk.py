@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 import pimpc
@@ -63,6 +64,11 @@ def start(phase: Float[Array, ""], config: CentroidalConfig = CONFIG) -> Walker:
     )
     answer = WarmStart(jnp.zeros((config.horizon, 12)), Multipliers(jnp.zeros((config.horizon, 24))))
     return Walker(state, phase, weight_share(robot, jnp.ones(2, bool)), answer)
+
+
+def random_commands(rng: np.random.Generator, *shape: int) -> Float[Array, "*shape 3"]:
+    """Velocities v_x, v_y [m/s] and ω_z [rad/s] to be walked at."""
+    return jnp.asarray(rng.uniform([-0.5, -0.3, -0.7], [1.0, 0.3, 0.7], (*shape, 3)), jnp.float32)
 
 
 def problem(walker: Walker, command: Float[Array, " 3"], config: CentroidalConfig = CONFIG) -> pimpc.LTVProblem:

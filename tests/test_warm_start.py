@@ -170,7 +170,7 @@ def test_the_nearer_the_start_the_fewer_the_iterations():
 def walk(tolerance):
     """Robots that walk, are pushed and change their command, each solve from a cold start and from the last answer."""
     rng = np.random.default_rng(1)
-    commands = np.repeat(rng.uniform([-0.5, -0.3, -0.7], [1.0, 0.3, 0.7], (2, ROBOTS, 3)), STEPS // 2, axis=0)
+    commands = np.repeat(simulated_walk.random_commands(rng, 2, ROBOTS), STEPS // 2, axis=0)
     pushes = np.zeros((STEPS, ROBOTS, 3))
     pushes[STEPS // 4] = rng.uniform(-12, 12, (ROBOTS, 3)) * [1, 1, 0.3]  # N s
     walkers = jax.vmap(simulated_walk.start)(jnp.asarray(rng.random(ROBOTS), jnp.float32))
