@@ -3,7 +3,8 @@
     uv run --extra cuda13 experiments/compare_kernels.py
 
 Both run in float32 from cold starts. Where the problems have recorded optima, both are compared with these too. The
-exit code is 1 if a status differs, or if the inputs differ by more than the two are allowed to be off.
+exit code is 1 if a status differs, or if the inputs differ by more than the two are allowed to be off. Where float32
+gets no closer, rounding decides between SOLVED and SOLVED_INACCURATE: few may end so by the kernels alone.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from experiments.solver_records import environment
 from pimpc.method import Method
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float
+    from jaxtyping import Array, Float, Int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,8 @@ class CompareConfig:
     """Of the solver."""
     agreement: float = 2e-2
     """Largest difference between the inputs of the two, relative to the largest input of an instance."""
+    inaccurate: float = 0.02
+    """Largest share of a batch that may be SOLVED_INACCURATE by the kernels and SOLVED by plain XLA."""
     out: Path | None = None
     """A JSON file for the figures."""
 
@@ -63,14 +66,16 @@ def main(arguments: list[str] | None = None) -> int:
     for case in cases(config.batch):
         for tolerance in config.tolerances:
             methods = {name: pimpc.InteriorPoint(tolerance=tolerance, kernels=name) for name in ("cuda", "xla")}
-            rows.append({"tolerance": tolerance} | compare(case, methods["cuda"], methods["xla"], config.agreement))
+            row = compare(case, methods["cuda"], methods["xla"], config.agreement, config.inaccurate)
+            rows.append({"tolerance": tolerance} | row)
     for row in rows:
+        kernels, plain = (", ".join(f"{count} {name}" for name, count in of.items()) for of in row["statuses"])
         print(
             f"{row['case']:24} {row['batch']:5} × {row['N']:<3} tolerance {row['tolerance']:.0e}  "
             f"{'agree' if row['agree'] else 'DISAGREE'} within {row['difference']:.1e}; mean iterations "
             + ", ".join(f"{count:.2f}" for count in row["iterations"])
             + "; "
-            + ", ".join(f"{count} {name}" for name, count in row["statuses"][0].items())
+            + (kernels if kernels == plain else f"{kernels} against {plain}")
             + ("; errors " + ", ".join(f"{error:.1e}" for error in row["errors"]) if "errors" in row else "")
         )
     if config.out is not None:
@@ -111,7 +116,7 @@ def _long_walk(batch: int) -> pimpc.LTVProblem:
     return pose(phase, command)
 
 
-def compare(case: Case, kernels: Method, plain: Method, agreement: float) -> dict[str, Any]:
+def compare(case: Case, kernels: Method, plain: Method, agreement: float, inaccurate: float = 0.0) -> dict[str, Any]:
     """Solves a batch both ways.
 
     Args:
@@ -119,6 +124,7 @@ def compare(case: Case, kernels: Method, plain: Method, agreement: float) -> dic
         kernels: One way.
         plain: The other, whose SOLVED instances are those whose inputs are compared.
         agreement: Largest difference of inputs that counts as the same, relative to an instance's largest input.
+        inaccurate: Largest share that may be SOLVED_INACCURATE one way and SOLVED the other.
     """
     found = [jax.vmap(lambda p, how=how: pimpc.solve(p, how))(case.problem) for how in (kernels, plain)]
     status, u = ([np.asarray(getattr(of, name)) for of in found] for name in ("status", "u"))
@@ -134,9 +140,22 @@ def compare(case: Case, kernels: Method, plain: Method, agreement: float) -> dic
             {pimpc.Status(int(code)).name: int(n) for code, n in zip(*np.unique(of, return_counts=True), strict=True)}
             for of in status
         ],
-        "agree": bool((status[0] == status[1]).all() and worst <= agreement),
+        "agree": same_verdicts(status[0], status[1], inaccurate) and worst <= agreement,
     }
     return row if case.u_opt is None else row | {"errors": [_worst(of, case.u_opt) for of in u]}
+
+
+def same_verdicts(kernels: Int[np.ndarray, " batch"], plain: Int[np.ndarray, " batch"], inaccurate: float) -> bool:
+    """Whether the kernels say of each instance what plain XLA says, or SOLVED where that is SOLVED_INACCURATE.
+
+    Args:
+        kernels: Statuses by one way.
+        plain: By the other.
+        inaccurate: Largest share whose statuses may be the other way round.
+    """
+    solved, short = pimpc.Status.SOLVED, pimpc.Status.SOLVED_INACCURATE
+    better, worse = (kernels == solved) & (plain == short), (kernels == short) & (plain == solved)
+    return bool(((kernels == plain) | better | worse).all() and worse.mean() <= inaccurate)
 
 
 def _worst(u: Float[np.ndarray, "*batch N nu"], reference: Float[np.ndarray, "*batch N nu"]) -> float:

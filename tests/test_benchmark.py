@@ -194,6 +194,19 @@ def test_comparing_two_solvers_finds_what_they_differ_in(capsys):
     assert compare_kernels.main([]) == 2 and "no NVIDIA GPU" in capsys.readouterr().err
 
 
+def test_rounding_may_decide_between_solved_and_solved_inaccurate_and_nothing_else():
+    solved, short, most = pimpc.Status.SOLVED, pimpc.Status.SOLVED_INACCURATE, pimpc.Status.MAX_ITERATIONS
+    plain = np.array([solved] * 49 + [short])
+    one, two = plain.copy(), plain.copy()
+    one[0], two[:2] = short, short
+    better = np.full(50, solved)
+    assert compare_kernels.same_verdicts(one, plain, 0.02) and not compare_kernels.same_verdicts(two, plain, 0.02)
+    assert compare_kernels.same_verdicts(better, plain, 0.0) and not compare_kernels.same_verdicts(one, plain, 0.0)
+    for plainly in (solved, short):
+        assert not compare_kernels.same_verdicts(np.array([most]), np.array([plainly]), 1.0)
+        assert not compare_kernels.same_verdicts(np.array([plainly]), np.array([most]), 1.0)
+
+
 # --- Training ---------------------------------------------------------------------------------------------------------
 
 
