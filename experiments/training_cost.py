@@ -133,7 +133,7 @@ def _iteration_seconds(learner: Learner, iterations: int) -> tuple[float, TrainS
 def _iterate(learner: Learner, state: TrainState) -> TrainState:
     """As a training does it: scalars are fetched, and nothing else is kept until the next iteration.
 
-    What is kept moves the memory of that one, and at new addresses Warp captures its graph of the physics anew.
+    What is kept can move the memory of that one, and at new addresses Warp captures its graph of the physics anew.
     """
     state, metrics, health = learner.iterate(state)
     fetch_scalars((metrics, health))

@@ -117,7 +117,7 @@ class _Session:
         """One iteration, timed, with its metrics on the host."""
         start = time.perf_counter()
         state, metrics, health = self.learner.iterate(state)
-        # Arrays of these, if kept, move the next iteration's, and Warp captures its graph of the physics anew.
+        # Arrays of these, if kept, can move the next iteration's: then Warp captures its graph of the physics anew.
         metrics, health = fetch_scalars((metrics, health))
         seconds = time.perf_counter() - start
         try:
